@@ -40,9 +40,9 @@ class Task:
 
 
 def _flatten(thing: Any) -> tuple[list[Any], tuple[Any, ...]]:
-    """Only tensors (and nested Examples) are leaves: `vmap` refuses None."""
+    """Leaves are whatever is there: `vmap` refuses None, and puts axis numbers in place of tensors."""
     named = vars(thing)
-    leaves = {k: v for k, v in named.items() if isinstance(v, Tensor | Examples)}
+    leaves = {k: v for k, v in named.items() if v is not None and k != "ways"}
     rest = tuple((k, v) for k, v in named.items() if k not in leaves)
     return list(leaves.values()), (tuple(leaves), rest)
 
