@@ -29,6 +29,14 @@ def _init(net: nn.Module, slope: float) -> None:
             nn.init.kaiming_normal_(module.weight, a=slope, mode="fan_out", nonlinearity="leaky_relu")
 
 
+def _check_widths(widths: tuple[int, ...], norm: BatchOrGroup) -> None:
+    if norm == "group" and any(width % 8 for width in widths):
+        raise ConfigError(
+            f"group normalisation makes 8 groups: widths {widths} must be multiples of 8; "
+            f'widen the network or take norm="batch"'
+        )
+
+
 def _check_size(x: Tensor, least: int, name: str) -> None:
     height, width = x.shape[-2:]
     if min(height, width) < least:
@@ -77,6 +85,7 @@ class ResNet12(nn.Module):
         norm: BatchOrGroup = "batch",
     ) -> None:
         super().__init__()
+        _check_widths(widths, norm)
         self.layer1 = Block12(channels, widths[0], norm)
         self.layer2 = Block12(widths[0], widths[1], norm)
         self.layer3 = Block12(widths[1], widths[2], norm)
@@ -141,6 +150,7 @@ class ResNet18(nn.Module):
         if width < 8 or width % 8:
             raise ConfigError(f"ResNet18 doubles its width three times: width {width} is not a multiple of 8")
         first = width // 8
+        _check_widths((first,), norm)
         self.conv1 = conv(channels, first, 3) if stem == "small" else conv(channels, first, 7, stride=2)
         self.bn1 = norm_layer(norm, first)
         self.maxpool = nn.Identity() if stem == "small" else nn.MaxPool2d(3, 2, padding=1)
