@@ -76,10 +76,10 @@ def _protocol(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "The model was not evaluated."
     return (
-        "In each episode, classes and labelled pictures are drawn anew; the model learns the task from `shots` "
-        "labels for each of `ways` classes and names the remaining pictures. Accuracy is the mean over "
-        "episodes. `head` is what is fitted to the labels; `norm` says which statistics normalise the test "
-        "pictures (`running`: those of training, so that no test picture helps another)."
+        "In each episode, classes and labelled pictures are drawn anew; the model learns the task from "
+        "`shots` labels for each of `ways` classes and names the remaining pictures. Accuracy is the mean "
+        "over episodes. `head` is what is fitted to the labels; `norm` says which statistics normalise the "
+        "test pictures (`running`: those of training, so that no test picture helps another)."
     )
 
 

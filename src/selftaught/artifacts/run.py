@@ -142,7 +142,7 @@ class Run:
         if not self.has_checkpoint:
             raise RunError(f"{self._last} is missing: nothing was saved yet. Train this run from its start.")
         faults: list[str] = []
-        # `next` is left only by a process that died after writing it and before renaming it: whole, and newest.
+        # Only a process that died between writing and renaming `next` leaves it: whole, and newest.
         for file in (self._next, self._last, self._previous):
             if not file.is_file() and file != self._last:
                 continue
