@@ -11,7 +11,6 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -21,6 +20,7 @@ from sklearn.base import (
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
+from sklearn.utils.extmath import softmax
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -92,12 +92,13 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """The class [n] of each row."""
-        return self.classes_[self._scores(X).argmax(1)]
+        best = self._scores(X).argmax(1)
+        return self.classes_[best]
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Probabilities [n M], columns in the order of `classes_`."""
         default = 1.0 if self.head == "logistic" else 0.1
-        return softmax(self._scores(X) / (self.temperature or default), axis=1)
+        return softmax(self._scores(X) / (self.temperature or default))
 
     def neighbors(self, X: ArrayLike, k: int = 5) -> tuple[Floats, NDArray[np.int64]]:
         """Cosine distances [n k] (0 .. 2) and positions [n k] of the nearest rows given to `fit`.
