@@ -1,0 +1,293 @@
+"""A folder of pictures becomes one tensor, whatever lies in it.
+
+Bad files never stop a reading: they end up in `Pictures.skipped` with a reason. `decode.py` says what becomes
+of each picture (orientation, transparency, depth, crop), `listing.py` which files are looked at, `cache.py`
+what is kept.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from selftaught.core.errors import ConfigError, DataError
+from selftaught.data import cache as stored
+from selftaught.data.cache import Decoded
+from selftaught.data.decode import Array, Failure, Form, decode_many, picture_extensions, printable
+from selftaught.data.listing import Entry, Listing, list_files, list_folder
+from selftaught.data.parallel import default_workers, in_order
+from selftaught.data.pictures import Pictures, Skipped
+
+FEW_FILES = 256
+"""Smaller sets are never decoded in worker processes, of which each must first import the caller's script."""
+
+START_SECONDS = 20.0
+"""Without a number of workers given, they start once the rest would take longer than this."""
+
+_MEASURED = 32
+
+AnyPath = str | os.PathLike[str]
+Progress = Callable[[int, int], None]
+
+_CRASHED = Failure("the decoder crashed on it", lasting=False)
+
+
+@dataclass(frozen=True)
+class _Wish:
+    form: Form
+    cache: Path | None
+    workers: int | None
+    progress: Progress | None
+    in_memory_bytes: int
+
+
+def read_folder(
+    path: AnyPath,
+    *,
+    size: int,
+    channels: int = 3,
+    labelled: bool = False,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    limit_pixels: int = 64_000_000,
+    in_memory_bytes: int = 1 << 30,
+) -> Pictures:
+    """All pictures in a folder, at any depth, or the one picture `path` names; `x` uint8 [B C size size].
+
+    The order is that of the sorted paths. With `labelled`, every folder directly below `path` is a class of
+    that name (deeper folders belong to it); pictures beside the class folders are skipped. `names` are the
+    paths, with bytes that cannot be printed escaped.
+
+    Sets of 256 files and more are decoded in `workers` processes (0 or 1: in this one; None: one a core, at
+    most 8, once that saves time). As always with processes in Python, a script that does this needs
+    `if __name__ == "__main__":` around its start. `progress(done, total)` is called as files are finished.
+    Sets larger than `in_memory_bytes` are memory-mapped: from the folder `cache`, else from a nameless
+    temporary file. `cache` also keeps decoded sets for the next time, until a file in the set changes its
+    path, size or time.
+
+    Raises `DataError` if the path is missing, is no folder, holds no picture that can be used, or has a class
+    without any; `SaveError` if the cache folder cannot be written or the disk is full; `ConfigError` for
+    impossible options.
+    """
+    wish = _wish(size, channels, limit_pixels, cache, workers, progress, in_memory_bytes)
+    root = os.fspath(path)
+    if _is_one_picture(root, labelled):
+        return _read(list_files([root]), root, wish)
+    listing = list_folder(root)
+    if not labelled:
+        return _read(listing, root, wish)
+    listing = _only_in_classes(listing, root)
+    return _with_labels(_read(listing, root, wish), listing, root)
+
+
+def read_files(
+    paths: Iterable[AnyPath],
+    *,
+    size: int,
+    channels: int = 3,
+    cache: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    limit_pixels: int = 64_000_000,
+    in_memory_bytes: int = 1 << 30,
+) -> Pictures:
+    """The named files in the order given, unlabelled; otherwise as `read_folder`.
+
+    A file that is missing or cannot be used is in `skipped`; `DataError` is raised if that leaves none.
+    """
+    wish = _wish(size, channels, limit_pixels, cache, workers, progress, in_memory_bytes)
+    listing = list_files(os.fspath(p) for p in paths)
+    return _read(listing, "the list of files", wish)
+
+
+def _wish(
+    size: int,
+    channels: int,
+    limit_pixels: int,
+    cache: Path | None,
+    workers: int | None,
+    progress: Progress | None,
+    in_memory_bytes: int,
+) -> _Wish:
+    if channels not in (1, 3):
+        raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
+    if size < 1 or limit_pixels < 1:
+        raise ConfigError(f"size and limit_pixels must be at least 1, not {size} and {limit_pixels}")
+    if workers is not None and workers < 0:
+        raise ConfigError(f"workers must be 0 or more, not {workers}")
+    folder = None if cache is None else stored.prepared(Path(cache))
+    return _Wish(Form(size, channels, limit_pixels), folder, workers, progress, in_memory_bytes)
+
+
+def _is_one_picture(root: str, labelled: bool) -> bool:
+    """Whether `root` is a picture file. Raises `DataError` for paths that are nothing to read from."""
+    try:
+        there, folder = Path(root).exists(), Path(root).is_dir()
+    except (OSError, ValueError):
+        there, folder = False, False
+    if folder:
+        return False
+    if not there:
+        raise DataError(
+            f"there is no folder {printable(root)}. Check the spelling; relative paths start from {_here()}"
+        )
+    extension = Path(root).suffix.lower()
+    if extension in picture_extensions() and not labelled:
+        return True
+    hint = (
+        "Unpack it first"
+        if extension in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+        else "Name the folder it is in"
+    )
+    raise DataError(f"{printable(root)} is a file, not a folder. {hint}.")
+
+
+def _here() -> str:
+    try:
+        return printable(str(Path.cwd()))
+    except OSError:
+        return "a folder that no longer exists"
+
+
+def _read(listing: Listing, source: str, wish: _Wish) -> Pictures:
+    """Decode what is listed, or take it from the cache."""
+    if not listing.files:
+        raise DataError(_nothing_there(listing, printable(source)))
+    files = listing.files
+    decoded = _known_or_decoded(files, wish)
+    failed = tuple(Skipped(printable(files[i].path), reason) for i, reason in sorted(decoded.failed.items()))
+    skipped = (*listing.skipped, *failed)
+    if not decoded.kept:
+        raise DataError(
+            f"none of the {len(skipped)} pictures in {printable(source)} can be used: {_some(skipped)}. "
+            "Save them again as JPEG or PNG."
+        )
+    return Pictures(decoded.x, tuple(printable(files[i].path) for i in decoded.kept), skipped=skipped)
+
+
+def _nothing_there(listing: Listing, source: str) -> str:
+    if listing.skipped:
+        return f"no picture in {source} can be used: {_some(listing.skipped)}."
+    if listing.ignored:
+        seen = ", ".join(listing.ignored[:5]) + (", ..." if len(listing.ignored) > 5 else "")
+        count = len(listing.ignored)
+        return f"{source} holds no pictures, only {count} other files: {seen}. Put JPEG or PNG files there."
+    return (
+        f"{source} is empty (hidden files do not count). Put JPEG or PNG files there, or name another folder."
+    )
+
+
+def _some(skipped: Sequence[Skipped]) -> str:
+    text = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
+    return f"{text}; and {len(skipped) - 3} more" if len(skipped) > 3 else text
+
+
+def _known_or_decoded(files: Sequence[Entry], wish: _Wish) -> Decoded:
+    key = stored.key_of(files, wish.form)
+    known = None if wish.cache is None else stored.find(wish.cache, key, len(files))
+    if known is not None:
+        if wish.progress is not None:
+            wish.progress(len(files), len(files))
+        return known
+    shape = (len(files), wish.form.channels, wish.form.size, wish.form.size)
+    if int(np.prod(shape, dtype=np.int64)) > wish.in_memory_bytes:
+        return _decoded_on_disk(files, wish, key, shape)
+    decoded, lasting = _fill(np.empty(shape, np.uint8), files, wish)
+    if wish.cache is not None and decoded.kept and lasting:
+        stored.store(wish.cache, key, decoded)
+    return decoded
+
+
+def _decoded_on_disk(
+    files: Sequence[Entry], wish: _Wish, key: str, shape: tuple[int, int, int, int]
+) -> Decoded:
+    room, working = stored.working_array(wish.cache, shape)
+    try:
+        decoded, lasting = _fill(room, files, wish)
+        if wish.cache is None or working is None or not decoded.kept:
+            return decoded
+        return stored.store_mapped(wish.cache, key, working, decoded, keep=lasting)
+    finally:
+        if working is not None:
+            working.unlink(missing_ok=True)
+
+
+def _fill(room: Array, files: Sequence[Entry], wish: _Wish) -> tuple[Decoded, bool]:
+    """Put the good pictures one behind the other into `room`; also whether all failures are lasting ones."""
+    kept: list[int] = []
+    failed: dict[int, str] = {}
+    lasting = True
+    for i, result in enumerate(_results(files, wish)):
+        if isinstance(result, Failure):
+            failed[i], lasting = result.reason, lasting and result.lasting
+        else:
+            room[len(kept)] = result
+            kept.append(i)
+        if wish.progress is not None:
+            wish.progress(i + 1, len(files))
+    return Decoded(torch.from_numpy(room)[: len(kept)], tuple(kept), failed), lasting
+
+
+def _results(files: Sequence[Entry], wish: _Wish) -> Iterator[Array | Failure]:
+    """Processes from the start if their number was given, else as soon as the rest would take long without."""
+    paths = [f.path for f in files]
+    job = partial(decode_many, form=wish.form)
+    if len(paths) < FEW_FILES or (wish.workers is not None and wish.workers <= 1):
+        yield from in_order(job, paths, 1, _CRASHED)
+        return
+    rest = paths
+    while wish.workers is None and rest:
+        start = time.monotonic()
+        results = job(rest[:_MEASURED])
+        seconds = (time.monotonic() - start) / len(results)
+        yield from results
+        rest = rest[_MEASURED:]
+        if seconds * len(rest) > START_SECONDS:
+            break
+    yield from in_order(job, rest, default_workers() if wish.workers is None else wish.workers, _CRASHED)
+
+
+def _only_in_classes(listing: Listing, root: str) -> Listing:
+    """The listing without what lies beside the class folders; `DataError` if a class has no picture."""
+    if not listing.folders:
+        raise DataError(
+            f"{printable(root)} has no folders in it, so no classes. Make one folder a class and put "
+            "its pictures there, or read it unlabelled."
+        )
+    inside = tuple(f for f in listing.files if len(f.parts) > 1)
+    beside = tuple(
+        Skipped(printable(f.path), "is not in a class folder") for f in listing.files if len(f.parts) == 1
+    )
+    _no_empty_class({f.parts[0] for f in inside}, listing, listing.skipped, root)
+    return replace(listing, files=inside, skipped=(*listing.skipped, *beside))
+
+
+def _no_empty_class(filled: set[str], listing: Listing, skipped: Sequence[Skipped], root: str) -> None:
+    empty = [name for name in listing.folders if name not in filled]
+    if not empty:
+        return
+    # One reason from inside the class says more than the bare fact.
+    start = printable(str(Path(root, empty[0])))
+    why = [s for s in skipped if s.path == start or s.path.startswith(start + os.sep)]
+    reason = f" ({_some(why)})" if why else ""
+    names = ", ".join(printable(n) for n in empty[:5]) + (", ..." if len(empty) > 5 else "")
+    raise DataError(
+        f"{len(empty)} of {len(listing.folders)} class folders in {printable(root)} hold no usable picture: "
+        f"{names}{reason}. Add pictures to them or move these folders away."
+    )
+
+
+def _with_labels(pictures: Pictures, listing: Listing, root: str) -> Pictures:
+    left_out = {s.path for s in pictures.skipped}
+    kept = [f for f in listing.files if printable(f.path) not in left_out]
+    names = sorted({f.parts[0] for f in kept})
+    _no_empty_class(set(names), listing, pictures.skipped, root)
+    number = {name: n for n, name in enumerate(names)}
+    y = torch.tensor([number[f.parts[0]] for f in kept], dtype=torch.int64)
+    return replace(pictures, y=y, classes=tuple(printable(name) for name in names))
