@@ -1,0 +1,95 @@
+"""One HTML file that says what a training run reached, beside its baselines, and what it did not.
+
+The file needs no network and no scripts, works on paper and in the dark, and holds everything needed to
+repeat the run. Parts that were not measured are named, with the way to get them.
+"""
+
+import os
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from selftaught.app import report_sections as sections
+from selftaught.app.report_data import DataSummary, Gallery, Geometry, Neighbours, ReportData
+from selftaught.app.thumbnails import embedding_map
+from selftaught.app.verdict import AccuracyRow, verdict
+from selftaught.core.errors import SaveError
+
+__all__ = [
+    "AccuracyRow",
+    "DataSummary",
+    "Gallery",
+    "Geometry",
+    "Neighbours",
+    "ReportData",
+    "embedding_map",
+    "render",
+    "write_report",
+]
+
+MOST_SKIPPED = 200
+"""Files left out that the page names; of more it gives the number."""
+
+
+def render(data: ReportData) -> str:
+    """The report as the text of one HTML file; equal data give equal text.
+
+    Raises `ConfigError` when rows, thumbnails, names, labels or neighbours do not fit each other.
+    """
+    folder = FileSystemLoader(Path(__file__).parent)
+    env = Environment(
+        loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["words"] = lambda n: f"{n:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return env.get_template("report.html.jinja").render(
+        d=data,
+        created=_plain_time(data.created),
+        verdict=verdict(data.rows, data.model),
+        accuracy=sections.accuracy_of(data),
+        training=sections.training_of(data.metrics),
+        map=sections.picture_map_of(data.gallery),
+        neighbours=sections.neighbours_of(data),
+        collapse=sections.collapse_of(data.geometry),
+        config=list(sections.flat(data.config)),
+        skipped=data.data.skipped[:MOST_SKIPPED],
+    )
+
+
+def write_report(data: ReportData, path: Path) -> None:
+    """`render` into `path`, under a temporary name first. Raises `SaveError`; an older file then stays."""
+    text = render(data)
+    path = Path(path)
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            file.write(text)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise SaveError(
+            f"{path}: the report could not be written ({reason}); name a folder you may write to"
+        ) from error
+
+
+def _plain_time(created: str) -> str:
+    """An ISO time to the minute, with its zone if it has one; any other text as it is."""
+    try:
+        time = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return created if len(created) <= 10 else f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".strip()
+
+
+def _umask() -> int:
+    """The permissions a new file must not have (temporary files are private to begin with)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
