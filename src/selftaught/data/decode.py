@@ -95,7 +95,7 @@ def decode(path: str, form: Form) -> Array:
         # JPEGs are decoded at 1/2, 1/4 or 1/8 where that still leaves twice the wanted size to average over.
         picture.draft(None, (2 * form.size, 2 * form.size))
         picture.load()
-        turn = _TURNS.get(_orientation(picture))
+        turn = _orientation(picture)
         plain = _plain(picture, form.channels)
     if turn is not None:
         plain = plain.transpose(turn)
@@ -159,12 +159,12 @@ def _formats() -> list[str]:
     return [name for name in Image.ID if name not in _REFUSED]
 
 
-def _orientation(picture: Image.Image) -> object:
+def _orientation(picture: Image.Image) -> Image.Transpose | None:
     """Asked after loading: Pillow turns some formats (TIFF) itself and then removes the tag."""
     try:
-        return picture.getexif().get(0x0112, 1)
+        return _TURNS.get(picture.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block leaves a good picture
-        return 1
+        return None
 
 
 def _plain(picture: Image.Image, channels: int) -> Image.Image:

@@ -20,7 +20,7 @@ from selftaught.data import cache as stored
 from selftaught.data.cache import Decoded
 from selftaught.data.decode import Array, Failure, Form, decode_many, picture_extensions, printable
 from selftaught.data.listing import Entry, Listing, list_files, list_folder
-from selftaught.data.parallel import default_workers, in_order
+from selftaught.data.parallel import Job, default_workers, in_order
 from selftaught.data.pictures import Pictures, Skipped
 
 FEW_FILES = 256
@@ -34,7 +34,7 @@ _MEASURED = 32
 AnyPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
 
-_CRASHED = Failure("the decoder crashed on it", lasting=False)
+_CRASHED: Array | Failure = Failure("the decoder crashed on it", lasting=False)
 
 
 @dataclass(frozen=True)
@@ -235,9 +235,9 @@ def _fill(room: Array, files: Sequence[Entry], wish: _Wish) -> tuple[Decoded, bo
 
 
 def _results(files: Sequence[Entry], wish: _Wish) -> Iterator[Array | Failure]:
-    """Processes from the start if their number was given, else as soon as the rest would take long without."""
+    """Processes from the start if their number was given, else once the rest would take long without."""
     paths = [f.path for f in files]
-    job = partial(decode_many, form=wish.form)
+    job: Job[Array | Failure] = partial(decode_many, form=wish.form)
     if len(paths) < FEW_FILES or (wish.workers is not None and wish.workers <= 1):
         yield from in_order(job, paths, 1, _CRASHED)
         return
