@@ -77,7 +77,7 @@ FAMILY_RULES = (
 VARIATIONS = re.compile(
     r"\b(man|woman|person|men|women|people|boy|girl|child|baby|adult|older|old|"
     r"red|orange|yellow|green|blue|purple|brown|black|white|pink|grey|"
-    r"large|medium|small|medium-small|left|right|facing|leftwards|rightwards|with slash|in|and|of|with|the)\b"
+    r"large|medium|small|left|right|facing|leftwards|rightwards|with slash|in|and|of|with|the)\b"
 )
 
 
@@ -147,7 +147,7 @@ def family_of(name: str) -> str:
     for pattern, family in FAMILY_RULES:
         if re.search(pattern, name, re.IGNORECASE):
             return family
-    words = VARIATIONS.sub(" ", name.replace(":", " ")).replace(",", " ").split()
+    words = VARIATIONS.sub(" ", re.sub("[-:,]", " ", name)).split()
     return " ".join(words) or "person"
 
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from selftaught.core.errors import DataError
+from selftaught.data.archives import refuse_unsafe
 from selftaught.data.pictures import Pictures
 
 _INSIDE = re.compile(r"(?:^|/)(?P<alphabet>[^/]+)/(?P<character>character\d+)/(?P<file>\d+_\d+\.png)$")
@@ -85,6 +86,7 @@ def _open_zip(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
         archive = zipfile.ZipFile(place)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{place} is not a readable zip ({error}); download it again") from error
+    refuse_unsafe(archive.namelist(), place)
     return archive.namelist(), archive.read
 
 
