@@ -162,6 +162,15 @@ def test_colour_equals_kornia(name: str, reference: object, channels: int) -> No
     torch.testing.assert_close(augment(x, COLOUR[name], rng()), reference(x, factor), rtol=0, atol=1e-4)
 
 
+def test_brightness_and_contrast_follow_one_another() -> None:
+    """Contrast spreads about the mean of the brightened picture, so that it leaves that mean alone."""
+    x = smooth(6, 1, low=0.4, high=0.6)
+    ours = augment(x, Views(brightness=0.4, contrast=0.4, jitter=1.0), rng())
+    # The same draws without contrast give the gain.
+    gain = factors("brightness", x)
+    torch.testing.assert_close(ours.mean((1, 2, 3)), x.mean((1, 2, 3)) * gain, rtol=0, atol=1e-4)
+
+
 def test_grey_is_kornias_grey() -> None:
     x = smooth(4)
     grey = kornia.color.rgb_to_grayscale(x).expand(-1, 3, -1, -1)
