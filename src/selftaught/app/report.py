@@ -4,8 +4,6 @@ The file needs no network and no scripts, works on paper and in the dark, and ho
 repeat the run. Parts that were not measured are named, with the way to get them.
 """
 
-import os
-import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from selftaught.app import report_sections as sections
 from selftaught.app.report_data import DataSummary, Gallery, Geometry, Neighbours, ReportData
 from selftaught.app.thumbnails import embedding_map
 from selftaught.app.verdict import AccuracyRow, verdict
-from selftaught.core.errors import SaveError
+from selftaught.artifacts.files import write_text
 
 __all__ = [
     "AccuracyRow",
@@ -57,26 +55,9 @@ def render(data: ReportData) -> str:
     )
 
 
-def write_report(data: ReportData, path: Path) -> None:
+def write_report(data: ReportData, path: str | Path) -> None:
     """`render` into `path`, under a temporary name first. Raises `SaveError`; an older file then stays."""
-    text = render(data)
-    path = Path(path)
-    temporary = ""
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise SaveError(
-            f"{path}: the report could not be written ({reason}); name a folder you may write to"
-        ) from error
+    write_text(path, render(data))
 
 
 def _plain_time(created: str) -> str:
@@ -86,10 +67,3 @@ def _plain_time(created: str) -> str:
     except ValueError:
         return created
     return created if len(created) <= 10 else f"{time:%Y-%m-%d %H:%M} {time.tzname() or ''}".strip()
-
-
-def _umask() -> int:
-    """The permissions a new file must not have (temporary files are private to begin with)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -63,7 +63,8 @@ class AccuracyRow:
     @property
     def percent(self) -> str:
         """Mean and half-width in per cent, one decimal."""
-        return f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f} %"
+        text = f"{100 * self.mean:.1f} ± {100 * self.half_width:.1f} %"
+        return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 @final
@@ -181,20 +182,20 @@ def _headline(status: Status, model: str, tests: Against) -> str:
     if status == "unclear":
         names = _names(tests)
         return f"No gain can be claimed: the 95 % interval of {model} overlaps that of {names} throughout."
-    lead = "Mixed result" if status == "mixed" else f"{model} falls short"
-    return f"{lead}: {' and '.join(_tally(model, n, c) for n, c in tests.items())}."
+    lead = f"Mixed result: {model} is" if status == "mixed" else f"{model} falls short: it is"
+    return f"{lead} {', and '.join(_tally(n, c) for n, c in tests.items())}."
 
 
-def _tally(model: str, rival: str, pairs: Sequence[Comparison]) -> str:
-    """For example: BMSSL is above raw pixels in 3 and level in 1 of 4 settings."""
+def _tally(rival: str, pairs: Sequence[Comparison]) -> str:
+    """For example: above raw pixels in 3 and level in 1 of 4 settings."""
     outcomes: tuple[Outcome, ...] = ("above", "level", "below")
     counts = {o: n for o in outcomes if (n := sum(c.outcome == o for c in pairs))}
     words = {"above": "above", "level": "level with", "below": "below"}
     first = next(iter(counts))
     if len(counts) == 1:
-        return f"{model} is {words[first]} {_the(rival)} in {_all(len(pairs))}"
-    rest = " and ".join(f"{o} in {n}" for o, n in list(counts.items())[1:])
-    return f"{model} is {words[first]} {_the(rival)} in {counts[first]} and {rest} of {len(pairs)} settings"
+        return f"{words[first]} {_the(rival)} in {_all(len(pairs))}"
+    rest = ", ".join(f"{o} in {n}" for o, n in list(counts.items())[1:])
+    return f"{words[first]} {_the(rival)} in {counts[first]}, {rest} of {len(pairs)} settings"
 
 
 def _figures(tests: Against) -> tuple[str, ...]:
@@ -230,7 +231,7 @@ def _missing(tests: Against) -> tuple[str, ...]:
 
 def _others(against: Against, tests: Against) -> tuple[str, ...]:
     rest = {n: c for n, c in against.items() if n not in tests}
-    return tuple(f"{_tally(c[0].model.name, n, c)}." for n, c in rest.items())
+    return tuple(f"{c[0].model.name} is {_tally(n, c)}." for n, c in rest.items())
 
 
 def _the(name: str) -> str:
