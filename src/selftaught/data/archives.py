@@ -16,6 +16,8 @@ from torch import Tensor
 
 from selftaught.core.errors import DataError
 
+_CHUNK = 1 << 20
+
 
 def refuse_unsafe(members: Iterable[str], place: Path) -> None:
     """Raise DataError if a member of the archive `place` points outside it: no published set has such."""
@@ -38,6 +40,9 @@ def tar_files(place: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, content.read()
+            # Read on to the end, because only there does a compressed file carry its own checksum.
+            while tar.fileobj is not None and tar.fileobj.read(_CHUNK):
+                pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise DataError(f"{place} is truncated or no tar archive ({error}); download it again") from error
 
