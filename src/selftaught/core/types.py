@@ -119,7 +119,7 @@ class Method(Protocol):
         """The outer objective on a meta-batch (leading T), and what goes to the log and to `refresh`."""
         ...
 
-    def refresh(self, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
+    def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
         """`slow` after the outer step."""
         ...
 

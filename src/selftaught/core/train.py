@@ -1,0 +1,42 @@
+"""The one training loop. Logging, saving and stopping live outside, around the iterator."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from selftaught.core.types import Aux, Method, Optimizer, Params, State, Task, TaskSource
+
+
+def start(method: Method, net: nn.Module, optimizer: Optimizer, seed: int) -> State:
+    """The state before the first step. `net` holds the starting numbers."""
+    params, slow = method.init(net)
+    generator = torch.Generator().manual_seed(seed)
+    return State(params, slow, optimizer.init(params), generator, 0)
+
+
+def train(
+    method: Method, net: nn.Module, source: TaskSource, optimizer: Optimizer, state: State, steps: int
+) -> Iterator[tuple[State, dict[str, float]]]:
+    """Yield the state and the log figures after every outer step, until `state.step` reaches `steps`.
+
+    Continuing from a saved state gives the same bits as never having stopped: all randomness is in
+    `state.generator`.
+    """
+    while state.step < steps:
+        tasks = source(state.generator)
+        state, aux = outer_step(method, net, optimizer, state, tasks)
+        yield state, {k: float(v) for k, v in aux.metrics.items()}
+
+
+def outer_step(
+    method: Method, net: nn.Module, optimizer: Optimizer, state: State, tasks: Task
+) -> tuple[State, Aux]:
+    """One step of the outer loop on one meta-batch."""
+
+    def loss(params: Params) -> tuple[Tensor, Aux]:
+        return method.loss(net, params, state.slow, tasks)
+
+    params, opt, aux = optimizer.step(loss, state.params, state.opt)
+    slow = method.refresh(net, state.slow, params, tasks, aux)
+    return State(params, slow, opt, state.generator, state.step + 1), aux

@@ -1,0 +1,137 @@
+"""BMSSL: bootstrapped meta self-supervised learning, where the model a few steps ahead teaches itself.
+
+Paper: Wang, Song, Qiang, Zheng, "Bootstrapped Meta Self-Supervised Learning", arXiv 2308.14267; the target
+follows Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, arXiv 2109.04504.
+
+    task i      N pictures, each its own class; S support views and Q query views of each
+    level 1     w_0 = the learned start;  w_{k+1} = w_k - alpha * grad NT-Xent(w_k; support),  k < K
+    target      from w_K: L - 1 more such steps, then one step on the query loss; a constant w~
+    level 2     theta <- theta - beta * grad mean_i [ mu(w~_i, w_K,i(theta)) + c * InfoNCE(w_K,i; query) ]
+                mu = KL between the posteriors of query views over the task's N prototypes (mean support views)
+
+The paper's (abstract and introduction): tasks reconstructed from unlabelled pictures, the bi-level loop, and
+the model's own meta-gradient target. Our choice, since its full text and code were not at hand: the formula
+in exactly this form, that only the projector head (`adapt="head"`), the last block too (`"last"`) or
+everything (`"all"`) moves in level 1, the contrastive term c, and all values below.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from selftaught.core.errors import ConfigError
+from selftaught.core.functional import buffers_of, params_of, set_norm
+from selftaught.core.over_tasks import over_tasks
+from selftaught.core.types import Aux, Params, Task
+from selftaught.learners.inner import Graph, InnerLoss, descend, descend_detached
+from selftaught.learners.prototype import PrototypeLearner
+from selftaught.losses.contrastive import cross_entropy, nt_xent, similarity_logits, view_means
+from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
+from selftaught.nets.heads import MLP, WithProjector
+from selftaught.nets.split import Adapt, adapted_part, shared_features, statistics_after
+
+
+@dataclass(frozen=True)
+class BMSSL:
+    """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
+
+    `target_rate` is the size of the last target step (None: the inner rate). `bootstrap_steps=0` leaves no
+    bootstrapped term and needs c > 0. `graph` says how level 2 passes through level 1.
+    """
+
+    adapt: Adapt = "head"
+    inner_steps: int = 1
+    inner_rate: float = 0.1
+    bootstrap_steps: int = 5
+    target_rate: float | None = None
+    matching: Literal["kl", "kl-reverse", "l2"] = "kl"
+    contrastive: float = 1.0
+    outer: Literal["info-nce", "nt-xent"] = "info-nce"
+    temperature: float = 0.2
+    hidden: int = 256
+    out: int = 64
+    graph: Graph = "unrolled"
+
+    def __post_init__(self) -> None:
+        if self.bootstrap_steps < 0 or self.inner_steps < 0:
+            raise ConfigError("BMSSL: steps cannot be negative")
+        if self.bootstrap_steps == 0 and self.contrastive == 0:
+            raise ConfigError(
+                "BMSSL: with bootstrap_steps=0 the target is the model itself and the gradient is zero; "
+                "use at least 1, or contrastive > 0"
+            )
+
+    def network(self, encoder: nn.Module) -> nn.Module:
+        """Encoder and projector."""
+        return WithProjector(encoder, MLP([int(encoder.width), self.hidden, self.out]))
+
+    def init(self, net: nn.Module) -> tuple[Params, Params]:
+        """The skeleton's numbers; `slow` holds only normalisation statistics."""
+        return params_of(net), buffers_of(net)
+
+    def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
+        """What does not depend on the task runs once for all views; levels 1 and 2 run per task."""
+        x = torch.cat([tasks.support.x, tasks.query.x], 1)  # [T (S+Q)*N C H W]
+        h, buffers = shared_features(net, params, slow, x.flatten(0, 1), self.adapt)
+        h = h.unflatten(0, x.shape[:2])
+        own, moving = adapted_part(net, params, self.adapt)
+        set_norm(own, "batch")
+        rows = tasks.support.x.shape[1]
+
+        def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
+
+        path = "batched" if self.adapt == "head" else "threads"
+        loss, figures = over_tasks(one_task, own, moving, h, path=path)
+        return loss, Aux(figures, buffers)
+
+    def one_task(
+        self, own: nn.Module, start: Params, support: Tensor, query: Tensor, ways: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Levels 1 and 2 of one task: features [S*N ...], [Q*N ...] -> outer loss and figures."""
+        y = torch.arange(ways, device=query.device).repeat(len(query) // ways)
+
+        def inner(w: Params, outer: tuple[Tensor, ...]) -> Tensor:
+            return nt_xent(functional_call(own, w, (outer[0],)).unflatten(0, (-1, ways)), self.temperature)
+
+        def posterior(w: Params, support: Tensor, query: Tensor) -> Tensor:
+            centres = view_means(functional_call(own, w, (support,)), ways)
+            return similarity_logits(functional_call(own, w, (query,)), centres, self.temperature)
+
+        adapted = descend(inner, start, (support,), self.inner_rate, self.inner_steps, self.graph)
+        logits = posterior(adapted, support, query)
+        contrast = cross_entropy(logits, y)
+        if self.outer == "nt-xent":
+            z = functional_call(own, adapted, (torch.cat([support, query]),))
+            contrast = nt_xent(z.unflatten(0, (-1, ways)), self.temperature)
+        loss, figures = self.contrastive * contrast, {"contrastive": contrast}
+        if self.bootstrap_steps:
+            fixed = (support.detach(), query.detach())
+            target = self._target(inner, lambda w, x: cross_entropy(posterior(w, *x), y), adapted, fixed)
+            if self.matching == "l2":
+                gap = half_squared_distance(adapted, target)
+            else:
+                match = kl_to_target if self.matching == "kl" else kl_from_target
+                gap = match(logits, posterior(target, *fixed))
+            loss, figures = loss + gap, figures | {"bootstrap": gap}
+        return loss, figures
+
+    def _target(self, inner: InnerLoss, outer: InnerLoss, w: Params, fixed: tuple[Tensor, Tensor]) -> Params:
+        """L - 1 more inner steps, then one on the query loss, which ties the target to what is asked."""
+        w = descend_detached(inner, w, fixed[:1], self.inner_rate, self.bootstrap_steps - 1)
+        rate = self.inner_rate if self.target_rate is None else self.target_rate
+        return descend_detached(outer, w, fixed, rate, 1)
+
+    def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
+        """Statistics from the shared pass; where the inner loop owns layers with statistics, one more pass."""
+        if self.adapt == "head":
+            return aux.buffers
+        x = torch.cat([tasks.support.x, tasks.query.x], 1).flatten(0, 1)
+        return statistics_after(net, params, slow, x)
+
+    def learner(self, net: nn.Module) -> PrototypeLearner:
+        """Nearest class mean by cosine on the encoder's output."""
+        return PrototypeLearner(net, distance="cosine")
