@@ -40,11 +40,16 @@ def set_norm(net: nn.Module, norm: Norm) -> None:
             module.training = False
 
 
-def apply(net: nn.Module, weights: Params, x: Tensor, norm: Norm = "running") -> Tensor:
+def apply(
+    net: nn.Module, weights: Params, x: Tensor, norm: Literal["running", "batch"] = "running"
+) -> Tensor:
     """`net(x)` with `weights` in place of its own numbers; no tensor of `weights` is changed.
 
-    `weights` holds parameters and, for `running`, buffers. Use `apply_update` to move the statistics.
+    `weights` holds parameters and, for `running`, buffers. Raises ValueError for norm="update", which would
+    move the statistics inside `weights`: `apply_update` hands back moved copies.
     """
+    if norm not in ("running", "batch"):
+        raise ValueError(f"apply takes norm='running' or 'batch', got {norm!r}; use apply_update")
     set_norm(net, norm)
     return functional_call(net, weights, (x,))
 

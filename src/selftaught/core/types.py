@@ -107,6 +107,10 @@ class Method(Protocol):
     moves) and `slow` (everything it must not touch: teachers, queues, running statistics).
     """
 
+    def source(self, pictures: Any, views: Any) -> TaskSource:
+        """Tasks from `data.Pictures` and a view recipe `data.Views` (this layer stands below both)."""
+        ...
+
     def network(self, encoder: nn.Module) -> nn.Module:
         """The encoder with the heads this method trains, as `net.encoder` and others."""
         ...

@@ -34,10 +34,11 @@ def augment(x: Float[Tensor, "B C H W"] | Tensor, views: Views, generator: torch
         x = _thickness(x, _uniform(generator, len(x), -views.thickness, views.thickness).to(x.device))
     if views.blur:
         x = _blur(x, (torch.rand(len(x), generator=generator) < views.blur).to(x.device))
+    if views.erase:
+        # Before the colour changes, so that the hole keeps the colour of the background around it.
+        x = _erase(x, background, views, generator)
     if views.brightness or views.contrast or views.saturation or views.hue or views.grey:
         x = _colour(x, views, generator)
-    if views.erase:
-        x = _erase(x, background, views, generator)
     return x.clamp(0, 1)
 
 

@@ -62,5 +62,10 @@ class Pictures:
         part = self.take(index)
         assert part.y is not None
         return Pictures(
-            part.x, part.names, number[part.y], tuple(self.classes[n] for n in chosen), part.groups, self.skipped
+            part.x,
+            part.names,
+            number[part.y],
+            tuple(self.classes[n] for n in chosen),
+            part.groups,
+            self.skipped,
         )

@@ -45,7 +45,14 @@ PHOTO = Views(
 """SimCLR's changes (Chen et al. 2020, appendix A) with the milder colour strength usual for small pictures."""
 
 GLYPH = Views(
-    rotate=20, shear=15, scale=(0.75, 1.2), translate=0.12, elastic=0.03, thickness=0.6, erase=0.3, erase_area=0.15
+    rotate=20,
+    shear=15,
+    scale=(0.75, 1.2),
+    translate=0.12,
+    elastic=0.03,
+    thickness=0.6,
+    erase=0.3,
+    erase_area=0.15,
 )
 """Characters and line drawings: no mirror (it changes the class), strokes bend and change thickness."""
 

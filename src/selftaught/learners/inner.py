@@ -76,7 +76,7 @@ class _Adjoint(torch.autograd.Function):
         return tuple(current)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> Any:
         rate, *saved = ctx.saved_tensors
         names, steps = ctx.names, ctx.steps

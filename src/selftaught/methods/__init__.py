@@ -1,0 +1,23 @@
+"""The methods: one file per paper, and the table that names them."""
+
+from selftaught.core.types import Method
+from selftaught.methods.bmssl import BMSSL
+from selftaught.methods.byol import BYOL
+from selftaught.methods.maml import MAML
+from selftaught.methods.protoclr import ProtoCLR
+from selftaught.methods.protonet import ProtoNet
+from selftaught.methods.simclr import SimCLR
+from selftaught.methods.umtra import UMTRA
+
+METHODS: dict[str, type[Method]] = {
+    "bmssl": BMSSL,
+    "simclr": SimCLR,
+    "byol": BYOL,
+    "protoclr": ProtoCLR,
+    "umtra": UMTRA,
+    "protonet": ProtoNet,
+    "maml": MAML,
+}
+"""Name on the command line -> frozen dataclass. A new method is one file and one line here."""
+
+__all__ = ["BMSSL", "BYOL", "MAML", "METHODS", "Method", "ProtoCLR", "ProtoNet", "SimCLR", "UMTRA"]

@@ -24,14 +24,17 @@ from torch.func import functional_call
 
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import buffers_of, params_of, set_norm
-from selftaught.core.over_tasks import over_tasks
+from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
+from selftaught.data.pictures import Pictures
+from selftaught.data.views import Views
 from selftaught.learners.inner import Graph, InnerLoss, descend, descend_detached
 from selftaught.learners.prototype import PrototypeLearner
 from selftaught.losses.contrastive import cross_entropy, nt_xent, similarity_logits, view_means
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
-from selftaught.nets.heads import MLP, WithProjector
+from selftaught.nets.heads import MLP, WithProjector, width_of
 from selftaught.nets.split import Adapt, adapted_part, shared_features, statistics_after
+from selftaught.tasks.views import ViewTasks
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class BMSSL:
     """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
 
     `target_rate` is the size of the last target step (None: the inner rate). `bootstrap_steps=0` leaves no
-    bootstrapped term and needs c > 0. `graph` says how level 2 passes through level 1.
+    bootstrapped term and needs c > 0. `graph` says how level 2 passes through level 1
+    and `path` how tasks run (None: batched for a head, else over threads).
     """
 
     adapt: Adapt = "head"
@@ -54,6 +58,11 @@ class BMSSL:
     hidden: int = 256
     out: int = 64
     graph: Graph = "unrolled"
+    path: Path | None = None
+    tasks: int = 1
+    ways: int = 64
+    support_views: int = 2
+    query_views: int = 2
 
     def __post_init__(self) -> None:
         if self.bootstrap_steps < 0 or self.inner_steps < 0:
@@ -64,9 +73,13 @@ class BMSSL:
                 "use at least 1, or contrastive > 0"
             )
 
+    def source(self, pictures: Pictures, views: Views) -> ViewTasks:
+        """`tasks` tasks of `ways` pictures, each in S support and Q query views."""
+        return ViewTasks(pictures, views, self.tasks, self.ways, self.support_views, self.query_views)
+
     def network(self, encoder: nn.Module) -> nn.Module:
         """Encoder and projector."""
-        return WithProjector(encoder, MLP([int(encoder.width), self.hidden, self.out]))
+        return WithProjector(encoder, MLP([width_of(encoder), self.hidden, self.out]))
 
     def init(self, net: nn.Module) -> tuple[Params, Params]:
         """The skeleton's numbers; `slow` holds only normalisation statistics."""
@@ -84,7 +97,7 @@ class BMSSL:
         def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
 
-        path = "batched" if self.adapt == "head" else "threads"
+        path = self.path or ("batched" if self.adapt == "head" else "threads")
         loss, figures = over_tasks(one_task, own, moving, h, path=path)
         return loss, Aux(figures, buffers)
 

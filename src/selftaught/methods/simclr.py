@@ -19,22 +19,31 @@ from torch import Tensor, nn
 
 from selftaught.core.functional import apply_update, buffers_of, params_of
 from selftaught.core.types import Aux, Params, Task
+from selftaught.data.pictures import Pictures
+from selftaught.data.views import Views
 from selftaught.learners.prototype import PrototypeLearner
 from selftaught.losses.contrastive import nt_xent
-from selftaught.nets.heads import MLP, WithProjector
+from selftaught.nets.heads import MLP, WithProjector, width_of
+from selftaught.tasks.views import ViewTasks
 
 
 @dataclass(frozen=True)
 class SimCLR:
-    """`temperature` divides the cosine; `hidden` and `out` are the projector's widths."""
+    """`temperature` divides the cosine; `hidden` and `out` are the projector's widths; `batch` pictures."""
 
     temperature: float = 0.2
     hidden: int = 256
     out: int = 64
+    batch: int = 128
+    views: int = 2
+
+    def source(self, pictures: Pictures, views: Views) -> ViewTasks:
+        """One task of the whole batch: one support view, the others as queries."""
+        return ViewTasks(pictures, views, 1, self.batch, 1, self.views - 1)
 
     def network(self, encoder: nn.Module) -> nn.Module:
         """Encoder and projector."""
-        return WithProjector(encoder, MLP([int(encoder.width), self.hidden, self.out]))
+        return WithProjector(encoder, MLP([width_of(encoder), self.hidden, self.out]))
 
     def init(self, net: nn.Module) -> tuple[Params, Params]:
         """The skeleton's numbers; `slow` holds only normalisation statistics."""

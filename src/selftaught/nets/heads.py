@@ -1,9 +1,22 @@
 """Heads on top of an encoder, and the networks that carry them."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from selftaught.core.errors import ConfigError
+
+
+def width_of(encoder: nn.Module) -> int:
+    """D of an encoder [B C H W] -> [B D]. Raises ConfigError for a module that does not say."""
+    width = getattr(encoder, "width", None)
+    if not isinstance(width, int):
+        raise ConfigError(
+            f"{type(encoder).__name__} is no encoder here: give it an integer attribute `width`"
+        )
+    return width
 
 
 class MLP(nn.Module):
@@ -12,7 +25,7 @@ class MLP(nn.Module):
     def __init__(self, widths: Sequence[int], norm: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(pairwise(widths)):
             inner = i < len(widths) - 2
             layers.append(nn.Linear(a, b, bias=not (norm and inner)))
             if inner:
@@ -58,3 +71,17 @@ class EncoderOnly(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(x)
+
+
+class WithClassifier(nn.Module):
+    """An encoder and a linear classifier `head`, built with one row that is repeated for every class."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))

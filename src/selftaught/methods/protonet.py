@@ -1,0 +1,71 @@
+"""ProtoNet: the class mean in an embedding is the classifier.
+
+Paper: Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", NeurIPS 2017, arXiv 1703.05175.
+
+    c_n = mean of the support embeddings of class n
+    loss = mean over queries of -log softmax_n( -|| f(x) - c_n ||^2 )[y]
+
+The paper's: everything in the formula; training with more ways than testing helps (its section 3).
+Our choice: support and query go through the encoder in one pass, so batch statistics are shared.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from selftaught.core.functional import apply_update, buffers_of, params_of
+from selftaught.core.types import Aux, Params, Task
+from selftaught.data.pictures import Pictures
+from selftaught.data.views import Views
+from selftaught.learners.heads import prototypes
+from selftaught.learners.prototype import PrototypeLearner
+from selftaught.losses.contrastive import cross_entropy, squared_distance_logits
+from selftaught.nets.heads import EncoderOnly
+from selftaught.tasks.episodes import EpisodeSource
+
+
+@dataclass(frozen=True)
+class ProtoNet:
+    """`tasks` episodes a step. Needs labelled pictures."""
+
+    tasks: int = 1
+    ways: int = 20
+    shots: int = 1
+    queries: int = 5
+
+    def source(self, pictures: Pictures, views: Views) -> EpisodeSource:
+        """Labelled episodes; the views are not used."""
+        return EpisodeSource(pictures, self.ways, self.shots, self.queries, self.tasks)
+
+    def network(self, encoder: nn.Module) -> nn.Module:
+        """The encoder alone."""
+        return EncoderOnly(encoder)
+
+    def init(self, net: nn.Module) -> tuple[Params, Params]:
+        """The skeleton's numbers; `slow` holds only normalisation statistics."""
+        return params_of(net), buffers_of(net)
+
+    def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
+        """Mean cross-entropy of the queries over the support's prototypes."""
+        return prototype_loss(net, params, slow, tasks)
+
+    def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
+        """Statistics as the forward pass left them."""
+        return aux.buffers
+
+    def learner(self, net: nn.Module) -> PrototypeLearner:
+        """Nearest class mean by squared distance."""
+        return PrototypeLearner(net, distance="squared")
+
+
+def prototype_loss(net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
+    """The loss above for labelled episodes and for view tasks alike; all tasks go through `net` at once."""
+    assert tasks.query.y is not None
+    x = torch.cat([tasks.support.x, tasks.query.x], 1)
+    z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
+    rows = tasks.support.x.shape[1]
+    support, query = z.unflatten(0, x.shape[:2]).split([rows, x.shape[1] - rows], 1)
+    logits = squared_distance_logits(query, prototypes(support, tasks.ways, tasks.support.y))
+    accuracy = (logits.argmax(-1) == tasks.query.y).float().mean()
+    return cross_entropy(logits, tasks.query.y), Aux({"query_accuracy": accuracy.detach()}, buffers)
