@@ -14,7 +14,7 @@ from killer_job import shout
 from PIL import Image
 
 from selftaught.core.errors import DataError
-from selftaught.data import listing, parallel
+from selftaught.data import folder, listing, parallel
 from selftaught.data.decode import printable
 from selftaught.data.folder import read_files, read_folder
 from selftaught.data.pictures import Pictures
@@ -90,7 +90,9 @@ def test_limit_of_pixels_is_the_callers(tmp_path: Path) -> None:
     good(tmp_path / "a.png")
     with pytest.raises(DataError, match="399 pixels"):
         read_folder(tmp_path, size=8, limit_pixels=399)
+    before = Image.MAX_IMAGE_PIXELS
     assert len(read_folder(tmp_path, size=8, limit_pixels=400)) == 1
+    assert before == Image.MAX_IMAGE_PIXELS != 400
 
 
 def test_pipes_sockets_and_devices_do_not_block(tmp_path: Path) -> None:
@@ -298,6 +300,21 @@ def test_a_file_that_kills_its_worker_costs_only_itself() -> None:
     items = [*"abc", "kill", *"defghij"]
     results = list(parallel.in_order(shout, items, 2, "dead"))
     assert results == [*"ABC", "dead", *"DEFGHIJ"]
+
+
+def test_a_crash_is_reported_and_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good(tmp_path / "a.png"), good(tmp_path / "b.png")
+
+    def crashing(job: Any, items: list[str], workers: int, crashed: Any) -> Iterator[Any]:
+        yield crashed
+        yield from job(items[1:])
+
+    monkeypatch.setattr(folder, "in_order", crashing)
+    assert reasons(read_folder(tmp_path, size=8, cache=tmp_path / "c")) == {
+        "a.png": "the decoder crashed on it"
+    }
+    monkeypatch.undo()
+    assert len(read_folder(tmp_path, size=8, cache=tmp_path / "c")) == 2
 
 
 def test_without_processes_the_work_is_done_here(monkeypatch: pytest.MonkeyPatch) -> None:
