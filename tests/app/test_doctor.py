@@ -125,12 +125,8 @@ def test_single_colour_and_low_contrast() -> None:
 
 
 def test_classes() -> None:
-    assert ailments(examine(pictures(noise(90), [80, 10]), ways=2, shots=5)) == [
-        ("warning", "Uneven classes")
-    ]
-    finding = found(
-        examine(pictures(noise(90), [40, 45, 5]), ways=3, shots=5), "Classes with too few pictures"
-    )
+    assert ailments(examine(pictures(noise(90), [80, 10]), ways=2, shots=5)) == [("warning", "Uneven classes")]
+    finding = found(examine(pictures(noise(90), [40, 45, 5]), ways=3, shots=5), "Classes with too few pictures")
     assert finding.level == "problem" and "class2 (5)" in finding.detail and "1 of 3" in finding.detail
     fine = examine(pictures(noise(90), [42, 42, 6]), ways=3, shots=5)
     assert all(f.title != "Classes with too few pictures" for f in fine)

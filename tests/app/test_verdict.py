@@ -105,9 +105,7 @@ def test_model_is_the_first_that_is_no_baseline_or_the_one_named() -> None:
         model_name(rows, "MAML")
 
 
-@pytest.mark.parametrize(
-    ("mean", "half"), [(61.2, 0.8), (-0.1, 0.1), (math.nan, 0.1), (0.5, math.nan), (0.5, -1)]
-)
+@pytest.mark.parametrize(("mean", "half"), [(61.2, 0.8), (-0.1, 0.1), (math.nan, 0.1), (0.5, math.nan), (0.5, -1)])
 def test_rows_that_cannot_be_are_refused(mean: float, half: float) -> None:
     with pytest.raises(ConfigError, match="accuracy row 'x', 5-way 1-shot"):
         row("x", mean, half=half)

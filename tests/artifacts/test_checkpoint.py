@@ -80,16 +80,12 @@ def test_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         return State({"w": w}, {}, {"m": m}, state.generator, state.step + count)
 
     def start() -> State:
-        return State(
-            {"w": torch.ones(3, 1)}, {}, {"m": torch.zeros(3, 1)}, torch.Generator().manual_seed(0), 0
-        )
+        return State({"w": torch.ones(3, 1)}, {}, {"m": torch.zeros(3, 1)}, torch.Generator().manual_seed(0), 0)
 
     save_state(tmp_path / "x.safetensors", steps(start(), 5))
     resumed, whole = steps(load_state(tmp_path / "x.safetensors"), 5), steps(start(), 10)
     assert resumed.step == whole.step
-    assert torch.equal(resumed.params["w"], whole.params["w"]) and torch.equal(
-        resumed.opt["m"], whole.opt["m"]
-    )
+    assert torch.equal(resumed.params["w"], whole.params["w"]) and torch.equal(resumed.opt["m"], whole.opt["m"])
 
 
 def test_empty_parts_are_no_missing_parts(tmp_path: Path) -> None:

@@ -146,9 +146,7 @@ def test_json_of_something_else_leaves_the_old_file(tmp_path: Path) -> None:
     assert read_json(path) == {"old": 1}
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b'{"a": 1', b"[1]", b"3", b"\xff\xfe\x00", b"[" * 200_000, b'{"a": 1}x']
-)
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1]", b"3", b"\xff\xfe\x00", b"[" * 200_000, b'{"a": 1}x'])
 def test_broken_json_names_the_file_and_the_way_out(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(content)

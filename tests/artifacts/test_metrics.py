@@ -35,9 +35,7 @@ def test_no_log_is_an_empty_log(tmp_path: Path) -> None:
     assert not (tmp_path / "m.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    "torn", [b'{"step": 4, "lo', b'{"step": 4, "loss": 0.25}', b"\0\0\0", b"x" * 200_000]
-)
+@pytest.mark.parametrize("torn", [b'{"step": 4, "lo', b'{"step": 4, "loss": 0.25}', b"\0\0\0", b"x" * 200_000])
 def test_a_torn_last_line_is_left_out_and_cut(tmp_path: Path, torn: bytes) -> None:
     path = filled(tmp_path / "m.jsonl")
     with path.open("ab") as file:

@@ -47,9 +47,7 @@ def test_a_new_model_replaces_the_old_one_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["save_tensors", "write_text", "_move"])
-def test_a_refused_save_keeps_the_old_model(
-    tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_save_keeps_the_old_model(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "m", WEIGHTS, CONFIG, "old")
 
     def full(*_: object) -> None:

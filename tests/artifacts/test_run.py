@@ -83,9 +83,7 @@ def test_open_refuses_what_is_no_whole_run(tmp_path: Path) -> None:
 def test_open_names_the_version_that_wrote_another_format(run: Run) -> None:
     content = read_json(run.path / "config.json")
     write_json(run.path / "config.json", content | {"format": 99, "writer": "selftaught 9.9"})
-    with pytest.raises(
-        RunError, match=r"config\.json was written by selftaught 9\.9 in run format 99.*Install"
-    ):
+    with pytest.raises(RunError, match=r"config\.json was written by selftaught 9\.9 in run format 99.*Install"):
         Run.open(run.path)
 
 

@@ -15,9 +15,7 @@ from selftaught.data import folder
 from selftaught.data.folder import read_files, read_folder
 
 
-def save(
-    path: Path, colour: object = (255, 0, 0), size: tuple[int, int] = (12, 12), mode: str = "RGB"
-) -> Path:
+def save(path: Path, colour: object = (255, 0, 0), size: tuple[int, int] = (12, 12), mode: str = "RGB") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, colour).save(path)
     return path
@@ -74,9 +72,7 @@ def test_labels_are_first_level_folders(tmp_path: Path) -> None:
     assert pictures.classes == ("ant", "zebra")
     assert pictures.y is not None and pictures.y.dtype == torch.int64
     assert pictures.y.tolist() == [0, 0, 1]
-    assert [(Path(s.path).name, s.reason) for s in pictures.skipped] == [
-        ("loose.png", "is not in a class folder")
-    ]
+    assert [(Path(s.path).name, s.reason) for s in pictures.skipped] == [("loose.png", "is not in a class folder")]
 
 
 def test_orientation_is_applied_once(tmp_path: Path) -> None:
@@ -238,9 +234,7 @@ def test_cache_is_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in
     room = tmp_path / "cache"
 
     def read(size: int = 4) -> folder.Pictures:
-        return read_folder(
-            tmp_path / "in", size=size, labelled=True, cache=room, in_memory_bytes=in_memory_bytes
-        )
+        return read_folder(tmp_path / "in", size=size, labelled=True, cache=room, in_memory_bytes=in_memory_bytes)
 
     first = read()
     assert not list(room.glob("*.tmp"))

@@ -109,10 +109,7 @@ def test_pipes_sockets_and_devices_do_not_block(tmp_path: Path) -> None:
         "null.png": True,
         "s.png": True,
     }
-    assert (
-        "not a file"
-        in reasons(read_files([tmp_path / "pipe.png", tmp_path / "good.png"], size=8))["pipe.png"]
-    )
+    assert "not a file" in reasons(read_files([tmp_path / "pipe.png", tmp_path / "good.png"], size=8))["pipe.png"]
 
 
 def test_link_loops_end_and_each_file_counts_once(tmp_path: Path) -> None:
@@ -278,9 +275,7 @@ def test_classes_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 2 class folders .* hold no usable picture: void. Add"):
         read_folder(tmp_path, size=8, labelled=True)
     (tmp_path / "void/bad.png").write_bytes(b"no picture")
-    with pytest.raises(
-        DataError, match=r"hold no usable picture: void \(.*bad\.png: not in a picture format"
-    ):
+    with pytest.raises(DataError, match=r"hold no usable picture: void \(.*bad\.png: not in a picture format"):
         read_folder(tmp_path, size=8, labelled=True)
 
 
@@ -310,9 +305,7 @@ def test_a_crash_is_reported_and_not_remembered(tmp_path: Path, monkeypatch: pyt
         yield from job(items[1:])
 
     monkeypatch.setattr(folder, "in_order", crashing)
-    assert reasons(read_folder(tmp_path, size=8, cache=tmp_path / "c")) == {
-        "a.png": "the decoder crashed on it"
-    }
+    assert reasons(read_folder(tmp_path, size=8, cache=tmp_path / "c")) == {"a.png": "the decoder crashed on it"}
     monkeypatch.undo()
     assert len(read_folder(tmp_path, size=8, cache=tmp_path / "c")) == 2
 

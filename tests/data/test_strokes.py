@@ -35,9 +35,7 @@ def test_drawings_of_a_class_differ_but_are_alike() -> None:
     flat = read.x.float().flatten(1).reshape(60, 10, -1)
     assert len(torch.unique(read.x.flatten(1), dim=0)) == 600
     # One example a class, the rest to be recognised: far above chance (1.7 %), far from solved by pixels.
-    right = torch.cdist(flat[:, 1:].flatten(0, 1), flat[:, 0]).argmin(1) == torch.arange(
-        60
-    ).repeat_interleave(9)
+    right = torch.cdist(flat[:, 1:].flatten(0, 1), flat[:, 0]).argmin(1) == torch.arange(60).repeat_interleave(9)
     assert 0.05 < right.float().mean() < 0.6
 
 

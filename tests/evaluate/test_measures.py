@@ -136,9 +136,7 @@ def test_probes() -> None:
 
 
 def pictures(n: int) -> torch.Tensor:
-    return torch.randint(
-        0, 256, (n, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n)
-    )
+    return torch.randint(0, 256, (n, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
 
 
 def test_raw_pixels() -> None:

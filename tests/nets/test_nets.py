@@ -229,9 +229,7 @@ NO_VMAP = pytest.mark.xfail(
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=NO_VMAP) if n.startswith("conv4") else n for n in SMALL]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=NO_VMAP) if n.startswith("conv4") else n for n in SMALL])
 def test_vmap_over_tasks_equals_the_loop(name: str) -> None:
     net = build(name).double()
     x = torch.rand(3, 4, 1, 28, 28, dtype=torch.float64)
@@ -298,9 +296,7 @@ def test_update_moves_statistics_by_the_momentum() -> None:
     first = net.blocks[0].conv(x)
     mean, var = first.mean((0, 2, 3)), first.transpose(0, 1).flatten(1).var(-1)
     name = "blocks.0.norm."
-    torch.testing.assert_close(
-        moved[name + "running_mean"], 0.9 * buffers[name + "running_mean"] + 0.1 * mean
-    )
+    torch.testing.assert_close(moved[name + "running_mean"], 0.9 * buffers[name + "running_mean"] + 0.1 * mean)
     torch.testing.assert_close(moved[name + "running_var"], 0.9 * buffers[name + "running_var"] + 0.1 * var)
     assert int(moved[name + "num_batches_tracked"]) == int(buffers[name + "num_batches_tracked"]) + 1
     assert not any(v.requires_grad for v in moved.values())

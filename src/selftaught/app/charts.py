@@ -75,9 +75,7 @@ def accuracy_panel(series: Sequence[Series], chance: float, span: tuple[float, f
     middle = (LEFT + WIDTH - RIGHT) / 2
     place = {s: across(math.log2(s)) if len(shots) > 1 else middle for s in shots}
     body = [_grid([(vertical(t / 100), _number(t)) for t in marks])]
-    body += [
-        _foot([(place[s], _number(s)) for s in _apart(shots, place)], "shots (labelled pictures a class)")
-    ]
+    body += [_foot([(place[s], _number(s)) for s in _apart(shots, place)], "shots (labelled pictures a class)")]
     body.append(_level(vertical(chance), f"chance {100 * chance:.1f}"))
     gap = min(7.0, 40.0 / len(series))
     for n, s in reversed(list(enumerate(series))):
@@ -165,9 +163,9 @@ def swatch(style: int) -> Markup:
 def _picture(x: float, y: float, side: float, image: str, title: str, style: int | None) -> Markup:
     frame = Markup("")
     if style is not None:
-        frame = Markup(
-            '<rect class="frame s{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>'
-        ).format(style % STYLES, x, y, side, side)
+        frame = Markup('<rect class="frame s{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+            style % STYLES, x, y, side, side
+        )
     return Markup(
         '<g><title>{}</title><image x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" href="{}"/>{}</g>'
     ).format(title, x, y, side, side, image, frame)
@@ -198,8 +196,7 @@ def _foot(marks: Sequence[tuple[float, str]], name: str, height: float = HEIGHT)
 
 def _level(y: float, text: str) -> Markup:
     return Markup(
-        '<path class="chance" d="M{:.1f} {:.1f}H{:.1f}"/>'
-        '<text class="end name" x="{:.1f}" y="{:.1f}">{}</text>'
+        '<path class="chance" d="M{:.1f} {:.1f}H{:.1f}"/><text class="end name" x="{:.1f}" y="{:.1f}">{}</text>'
     ).format(LEFT, y, WIDTH - RIGHT, WIDTH - RIGHT, y - 5, text)
 
 

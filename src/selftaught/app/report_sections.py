@@ -186,9 +186,7 @@ def picture_map_of(gallery: Gallery | None) -> dict[str, Any] | None:
     alt = f"Map of {len(index)} pictures by {kind}: pictures that the encoder finds alike lie together."
     images = png_addresses(gallery.thumbnails[index], MAP_BUDGET)
     return {
-        "svg": charts.picture_map(
-            [points[i] for i in index], images, titles, [labels[i] for i in index], alt
-        ),
+        "svg": charts.picture_map([points[i] for i in index], images, titles, [labels[i] for i in index], alt),
         "kind": kind,
         "shown": len(index),
         "all": count,
@@ -237,9 +235,7 @@ def neighbours_of(data: ReportData) -> dict[str, Any] | None:
         raise ConfigError(f"neighbours: positions {used[0]}..{used[-1]} in a gallery of {len(gallery.names)}")
     # A picture may appear in several rows; the factor keeps the page within the budget all the same.
     times = sum(1 + len(n.index) for n in shown) / len(used)
-    address = dict(
-        zip(used, png_addresses(gallery.thumbnails[used], int(NEIGHBOUR_BUDGET / times)), strict=True)
-    )
+    address = dict(zip(used, png_addresses(gallery.thumbnails[used], int(NEIGHBOUR_BUDGET / times)), strict=True))
 
     def seen(i: int) -> dict[str, Any]:
         return {"src": address[i], "name": gallery.names[i], "class": _class(gallery, i)}
@@ -276,7 +272,5 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             out += flat(value, f"{prefix}{key}.")
         else:
-            out.append(
-                (f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str))
-            )
+            out.append((f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, default=str)))
     return out

@@ -29,9 +29,7 @@ def embedding_map(features: Float[Tensor, "n D"], seed: int = 0) -> Float[Tensor
     if features.ndim != 2 or features.shape[1] < 1:
         raise ConfigError(f"the map needs features [n D], not {list(features.shape)}; flatten them first")
     if not torch.isfinite(features).all():
-        raise ConfigError(
-            f"features {list(features.shape)} hold values that are not finite; was training stable?"
-        )
+        raise ConfigError(f"features {list(features.shape)} hold values that are not finite; was training stable?")
     x = torch.nn.functional.normalize(features.detach().double().cpu(), dim=1).numpy()
     if len(x) < 2 or np.ptp(x, axis=0).max() < 1e-9:
         return torch.zeros(len(x), 2)
@@ -53,9 +51,7 @@ def png_addresses(pictures: UInt8[Tensor, "n C H W"], budget: int) -> list[str]:
     """
     if pictures.dtype != torch.uint8 or pictures.ndim != 4:
         found = f"{pictures.dtype} {list(pictures.shape)}"
-        raise ConfigError(
-            f"thumbnails are uint8 [n C H W], not {found}; scale 0..1 pictures by 255 and round"
-        )
+        raise ConfigError(f"thumbnails are uint8 [n C H W], not {found}; scale 0..1 pictures by 255 and round")
     images = [_image(p) for p in pictures.cpu()]
     out = [_address(i) for i in images]
     while (size := sum(map(len, out))) > budget and max(images[0].size) > 8:

@@ -216,9 +216,7 @@ def _training_gain(tests: Against) -> tuple[str, ...]:
     own = next((c for n, c in tests.items() if is_named(n, UNTRAINED)), ())
     if not own or any(c.outcome == "above" for c in own):
         return ()
-    return (
-        "In no setting is there a clear gain over the untrained encoder: the training did not help here.",
-    )
+    return ("In no setting is there a clear gain over the untrained encoder: the training did not help here.",)
 
 
 def _missing(tests: Against) -> tuple[str, ...]:

@@ -95,9 +95,7 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
     fields = ("name", "ways", "shots", "mean", "half_width", "head", "norm", "episodes")
     missing = [field for field in fields if field not in row]
     if missing:
-        raise ConfigError(
-            f"The row {row.get('name', '?')!r} lacks {', '.join(missing)}; add what was measured."
-        )
+        raise ConfigError(f"The row {row.get('name', '?')!r} lacks {', '.join(missing)}; add what was measured.")
     if not 0 <= row["mean"] <= 1:
         raise ConfigError(f"The row {row['name']!r} has mean {row['mean']}; give a fraction between 0 and 1.")
     return row
@@ -105,9 +103,7 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _figures(row: Mapping[str, Any]) -> tuple[object, ...]:
     mean, half = 100 * row["mean"], 100 * row["half_width"]
-    interval = (
-        f"{max(mean - half, 0):.1f} to {min(mean + half, 100):.1f}" if math.isfinite(half) else "unknown"
-    )
+    interval = f"{max(mean - half, 0):.1f} to {min(mean + half, 100):.1f}" if math.isfinite(half) else "unknown"
     chance = f"{100 / row['ways']:.1f}"
     shown = (row["ways"], row["shots"], row["name"], f"{mean:.1f}", interval, chance)
     return (*shown, row["head"], row["norm"], row["episodes"])

@@ -106,9 +106,7 @@ def _step(path: str | Path, metadata: Mapping[str, str]) -> int:
     return int(step)
 
 
-def _generator(
-    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> torch.Generator:
+def _generator(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> torch.Generator:
     if "generator" not in tensors:
         raise RunError(f"{path} lacks the state of the random generator. {_WAY_OUT}")
     device = metadata.get("generator_device", "cpu")

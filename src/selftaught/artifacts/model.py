@@ -69,9 +69,7 @@ def _find(folder: Path) -> Path:
         if (candidate / _WEIGHTS).is_file():
             return candidate
     if (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir():
-        raise RunError(
-            f"{folder} is a run without a model yet. Resume its training to the end, then load it."
-        )
+        raise RunError(f"{folder} is a run without a model yet. Resume its training to the end, then load it.")
     raise RunError(f"{folder / _WEIGHTS} is missing. Give the folder of a model, or of a finished run.")
 
 

@@ -268,9 +268,7 @@ def _checked_config(file: Path) -> dict[str, Any]:
         )
     config = content.get("config")
     if not isinstance(config, dict):
-        raise RunError(
-            f"{file} holds no configuration. Restore it from a copy, or start a new run elsewhere."
-        )
+        raise RunError(f"{file} holds no configuration. Restore it from a copy, or start a new run elsewhere.")
     return config
 
 

@@ -40,9 +40,7 @@ def set_norm(net: nn.Module, norm: Norm) -> None:
             module.training = False
 
 
-def apply(
-    net: nn.Module, weights: Params, x: Tensor, norm: Literal["running", "batch"] = "running"
-) -> Tensor:
+def apply(net: nn.Module, weights: Params, x: Tensor, norm: Literal["running", "batch"] = "running") -> Tensor:
     """`net(x)` with `weights` in place of its own numbers; no tensor of `weights` is changed.
 
     `weights` holds parameters and, for `running`, buffers. Raises ValueError for norm="update", which would

@@ -45,9 +45,7 @@ def over_tasks(
     return loss, dict(zip(run.figure_names, figures, strict=True))
 
 
-def _batched(
-    one_task: OneTask, net: nn.Module, params: Params, tasks: Any
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _batched(one_task: OneTask, net: nn.Module, params: Params, tasks: Any) -> tuple[Tensor, dict[str, Tensor]]:
     if any(isinstance(m, _BatchNorm) for m in net.modules()):
         raise ConfigError(
             "batched tasks through batch normalisation give a wrong second-order gradient: "
@@ -88,9 +86,7 @@ class _Runner:
             torch.set_num_threads(threads)
         return [shares[i % len(self.nets)][i // len(self.nets)] for i in range(count)]
 
-    def _one(
-        self, net: nn.Module, values: Sequence[Tensor], leaves: Sequence[Tensor], want: list[bool]
-    ) -> Any:
+    def _one(self, net: nn.Module, values: Sequence[Tensor], leaves: Sequence[Tensor], want: list[bool]) -> Any:
         inputs = [v.detach().requires_grad_(w) for v, w in zip([*values, *leaves], want, strict=True)]
         params = dict(zip(self.names, inputs[: len(values)], strict=True))
         task = tree_unflatten(inputs[len(values) :], self.spec)

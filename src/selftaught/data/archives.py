@@ -93,12 +93,7 @@ def read_joined(place: Path, size: int, only: int | None = None) -> Joined:
             f"{place} is no *_jpeg.npz file ({error}): that has blob, offset, label, split, classes"
         ) from error
     fits = 1 < len(offset) == len(label) + 1 == len(split) + 1 and bool((np.diff(offset) > 0).all())
-    if (
-        not fits
-        or offset[0] != 0
-        or offset[-1] != len(blob)
-        or not 0 <= label.min() <= label.max() < len(classes)
-    ):
+    if not fits or offset[0] != 0 or offset[-1] != len(blob) or not 0 <= label.min() <= label.max() < len(classes):
         raise DataError(f"{place}: offsets and labels do not fit its {len(blob)} bytes; copy it again")
     chosen = np.arange(len(label)) if only is None else np.flatnonzero(split == only)
     x = np.empty((len(chosen), 3, size, size), dtype=np.uint8)

@@ -63,17 +63,11 @@ def find(folder: Path, key: str, count: int) -> Decoded | None:
         notes: dict[str, Any] = json.loads(_notes_path(folder, key).read_text("ascii"))
         shape, kept = tuple(notes["shape"]), tuple(int(i) for i in notes["kept"])
         failed = {int(i): str(reason) for i, reason in notes["failed"]}
-        x = (
-            _mapped(_mapped_path(folder, key))
-            if notes["mapped"]
-            else load_file(_plain_path(folder, key))["x"]
-        )
+        x = _mapped(_mapped_path(folder, key)) if notes["mapped"] else load_file(_plain_path(folder, key))["x"]
         x = x[: len(kept)]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    whole = (
-        sorted((*kept, *failed)) == list(range(count)) and tuple(x.shape) == shape and x.dtype == torch.uint8
-    )
+    whole = sorted((*kept, *failed)) == list(range(count)) and tuple(x.shape) == shape and x.dtype == torch.uint8
     return Decoded(x, kept, failed) if whole else None
 
 
@@ -83,9 +77,7 @@ def store(folder: Path, key: str, decoded: Decoded) -> None:
         _moved_in(_plain_path(folder, key), lambda path: save_file({"x": decoded.x}, path))
         _write_notes(folder, key, decoded, mapped=False)
     except (OSError, SafetensorError) as error:
-        warnings.warn(
-            f"the decoded pictures could not be kept in {folder}: {error}", RuntimeWarning, stacklevel=3
-        )
+        warnings.warn(f"the decoded pictures could not be kept in {folder}: {error}", RuntimeWarning, stacklevel=3)
 
 
 def store_mapped(folder: Path, key: str, working: Path, decoded: Decoded, keep: bool) -> Decoded:

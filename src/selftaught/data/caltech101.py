@@ -40,9 +40,7 @@ def read_caltech101(path: str | Path | None = None, *, size: int = 64, verify: b
         )
     place = Path(path)
     if not place.exists():
-        raise DataError(
-            f"{place} does not exist; name {_FOLDER}.tar.gz or the folder it unpacks to, from {HOME}"
-        )
+        raise DataError(f"{place} does not exist; name {_FOLDER}.tar.gz or the folder it unpacks to, from {HOME}")
     if place.suffix == ".npz":
         return _from_npz(place, size)
     if verify and place.is_file():

@@ -43,9 +43,7 @@ def read_cifar10(
     if split not in (None, "train", "test"):
         raise DataError(f"CIFAR-10 has the splits train and test, not {split!r}")
     place = (
-        Path(path)
-        if path is not None
-        else fetch(URL, data_folder() / Path(URL).name, md5=MD5, progress=progress)
+        Path(path) if path is not None else fetch(URL, data_folder() / Path(URL).name, md5=MD5, progress=progress)
     )
     parts = [p for p in ("train", "test") if split in (None, p)]
     if place.suffix == ".npz":
@@ -71,9 +69,7 @@ def _contents(place: Path, wanted: set[str]) -> dict[str, bytes]:
         raise DataError(f"{place} does not exist; name cifar-10-binary.tar.gz or the folder it unpacks to")
     content = {PurePosixPath(name).name: data for name, data in found}
     if missing := sorted(wanted - set(content)):
-        raise DataError(
-            f"{place} lacks {', '.join(missing)}; use the *binary* version of CIFAR-10 from {URL}"
-        )
+        raise DataError(f"{place} lacks {', '.join(missing)}; use the *binary* version of CIFAR-10 from {URL}")
     return content
 
 

@@ -32,9 +32,7 @@ VANISHES = 240
 _REFUSED = frozenset({"EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF", "IPTC"})
 
 # Cameras and phones write these; they deserve a word instead of being passed over as "no pictures".
-FOREIGN = frozenset(
-    {".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".svg", ".jxl", ".eps"}
-)
+FOREIGN = frozenset({".heic", ".heif", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw", ".svg", ".jxl", ".eps"})
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

@@ -102,7 +102,5 @@ def _idx(folder: Path, name: str, axes: int) -> Tensor:
         raise DataError(f"{place} is not an idx file of bytes with {axes} axes; download it again")
     body = np.frombuffer(data, dtype=np.uint8, offset=4 * (axes + 1))
     if body.size != int(np.prod(header[1:], dtype=np.int64)) or body.size == 0:
-        raise DataError(
-            f"{place} has {body.size} bytes of data for the shape {header[1:]}; download it again"
-        )
+        raise DataError(f"{place} has {body.size} bytes of data for the shape {header[1:]}; download it again")
     return torch.from_numpy(body.reshape(header[1:]).copy())

@@ -178,9 +178,7 @@ def _nothing_there(listing: Listing, source: str) -> str:
         seen = ", ".join(listing.ignored[:5]) + (", ..." if len(listing.ignored) > 5 else "")
         count = len(listing.ignored)
         return f"{source} holds no pictures, only {count} other files: {seen}. Put JPEG or PNG files there."
-    return (
-        f"{source} is empty (hidden files do not count). Put JPEG or PNG files there, or name another folder."
-    )
+    return f"{source} is empty (hidden files do not count). Put JPEG or PNG files there, or name another folder."
 
 
 def _some(skipped: Sequence[Skipped]) -> str:
@@ -204,9 +202,7 @@ def _known_or_decoded(files: Sequence[Entry], wish: _Wish) -> Decoded:
     return decoded
 
 
-def _decoded_on_disk(
-    files: Sequence[Entry], wish: _Wish, key: str, shape: tuple[int, int, int, int]
-) -> Decoded:
+def _decoded_on_disk(files: Sequence[Entry], wish: _Wish, key: str, shape: tuple[int, int, int, int]) -> Decoded:
     room, working = stored.working_array(wish.cache, shape)
     try:
         decoded, lasting = _fill(room, files, wish)

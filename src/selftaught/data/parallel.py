@@ -67,9 +67,7 @@ def _can_start(job: Job[R]) -> bool:
     return True
 
 
-def _flow(
-    pool: ProcessPoolExecutor, job: Job[R], chunks: list[Sequence[str]], ahead: int
-) -> Iterator[list[R]]:
+def _flow(pool: ProcessPoolExecutor, job: Job[R], chunks: list[Sequence[str]], ahead: int) -> Iterator[list[R]]:
     """Results chunk by chunk; never more than `ahead` chunks are under way, which bounds the memory."""
     under_way: deque[Future[list[R]]] = deque()
     for chunk in chunks:

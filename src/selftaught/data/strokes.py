@@ -89,9 +89,7 @@ def _ink(control: Tensor, used: Tensor, pen: Tensor, size: int) -> Tensor:
     t = torch.linspace(0, 1, _SAMPLES)[:, None]
     weights = torch.cat([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], dim=1)
     points = (weights @ control) * 0.42 + 0.5
-    step = torch.nn.functional.pad(
-        (points[:, :, 1:] - points[:, :, :-1]).norm(dim=-1), (0, 1), mode="replicate"
-    )
+    step = torch.nn.functional.pad((points[:, :, 1:] - points[:, :, :-1]).norm(dim=-1), (0, 1), mode="replicate")
     width = pen[:, None, None]
     height = (step / (math.sqrt(2 * math.pi) * width)).clamp(min=0.2) * used[:, :, None]
     pixels = (torch.arange(size) + 0.5) / size

@@ -80,9 +80,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
             return np.zeros((1, z.shape[1])), np.zeros(1)
         model = LogisticRegression(C=self.C, max_iter=1000).fit(unit, local)
         if many == 2:
-            return np.vstack([-model.coef_, model.coef_]) / 2, np.hstack(
-                [-model.intercept_, model.intercept_]
-            ) / 2
+            return np.vstack([-model.coef_, model.coef_]) / 2, np.hstack([-model.intercept_, model.intercept_]) / 2
         return model.coef_, model.intercept_
 
     def _scores(self, X: ArrayLike) -> Floats:
@@ -161,9 +159,7 @@ class EncoderTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if shape is None:
             return rows
         if rows.shape[1] != int(np.prod(shape)):
-            raise ValueError(
-                f"rows of {rows.shape[1]} numbers do not fold to pictures {tuple(shape)} (C H W)"
-            )
+            raise ValueError(f"rows of {rows.shape[1]} numbers do not fold to pictures {tuple(shape)} (C H W)")
         return rows.reshape(-1, *shape)
 
     def _embed(self, pictures: Any) -> Floats:

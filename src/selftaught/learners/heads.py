@@ -24,9 +24,7 @@ def normalise(z: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
     return F.normalize(z, dim=-1)
 
 
-def one_hot(
-    support: int, ways: int, y: Int64[Tensor, "... S"] | None, like: Tensor
-) -> Float[Tensor, "... S N"]:
+def one_hot(support: int, ways: int, y: Int64[Tensor, "... S"] | None, like: Tensor) -> Float[Tensor, "... S N"]:
     """Class membership of the support rows, in the type and on the device of `like`."""
     if y is None:
         if support % ways:

@@ -61,9 +61,7 @@ class _Adjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, loss: InnerLoss, names: list[str], steps: int, rate: Tensor, *tensors: Tensor
-    ) -> Any:
+    def forward(ctx: Any, loss: InnerLoss, names: list[str], steps: int, rate: Tensor, *tensors: Tensor) -> Any:
         count = len(names)
         current, outer = list(tensors[:count]), tensors[count:]
         trail: list[Tensor] = []
@@ -88,22 +86,16 @@ class _Adjoint(torch.autograd.Function):
         d_rate = torch.zeros_like(rate)
         for t in reversed(range(steps)):
             at = trail[t * count : (t + 1) * count]
-            slope, products = _curvature(
-                ctx.loss, names, at, outer, costate, ctx.needs_input_grad[4 + count :]
-            )
+            slope, products = _curvature(ctx.loss, names, at, outer, costate, ctx.needs_input_grad[4 + count :])
             d_rate = d_rate - sum(((c * g).sum() for c, g in zip(costate, slope, strict=True)), d_rate * 0)
-            costate = [
-                c if p is None else c - rate * p for c, p in zip(costate, products[:count], strict=True)
-            ]
+            costate = [c if p is None else c - rate * p for c, p in zip(costate, products[:count], strict=True)]
             for i, p in enumerate(products[count:]):
                 if p is not None:
                     d_outer[i] = -rate * p if d_outer[i] is None else d_outer[i] - rate * p
         return (None, None, None, d_rate, *costate, *d_outer)
 
 
-def _slope(
-    loss: InnerLoss, names: list[str], current: list[Tensor], outer: tuple[Tensor, ...]
-) -> list[Tensor]:
+def _slope(loss: InnerLoss, names: list[str], current: list[Tensor], outer: tuple[Tensor, ...]) -> list[Tensor]:
     """The inner gradient, without leaving a graph."""
     with torch.enable_grad():
         leaves = [w.detach().requires_grad_() for w in current]

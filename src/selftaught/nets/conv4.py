@@ -71,9 +71,7 @@ class Conv4(nn.Module):
         super().__init__()
         side = size // 16
         if side < 1:
-            raise ConfigError(
-                f"Conv4 halves four times: pictures of {size} pixels leave nothing, use 16 or more"
-            )
+            raise ConfigError(f"Conv4 halves four times: pictures of {size} pixels leave nothing, use 16 or more")
         self.blocks = nn.ModuleList([ConvBlock(channels if i == 0 else width, width, norm) for i in range(4)])
         self.readout = readout
         self.width = width * side * side if readout == "flatten" else width

@@ -13,9 +13,7 @@ def width_of(encoder: nn.Module) -> int:
     """D of an encoder [B C H W] -> [B D]. Raises ConfigError for a module that does not say."""
     width = getattr(encoder, "width", None)
     if not isinstance(width, int):
-        raise ConfigError(
-            f"{type(encoder).__name__} is no encoder here: give it an integer attribute `width`"
-        )
+        raise ConfigError(f"{type(encoder).__name__} is no encoder here: give it an integer attribute `width`")
     return width
 
 

@@ -58,9 +58,7 @@ class Gradient:
         leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
         loss, aux = loss_fn(leaves)
         gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        grads = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(leaves.values(), gradients, strict=True)
-        ]
+        grads = [torch.zeros_like(p) if g is None else g for p, g in zip(leaves.values(), gradients, strict=True)]
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if not bool(torch.isfinite(norm) & torch.isfinite(loss)):
             raise NotFiniteError(
