@@ -1,0 +1,39 @@
+"""One command for every benchmark: `python -m benchmarks meta_step --rounds 5`."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import tyro
+
+from benchmarks.meta_step import MetaStep
+from benchmarks.pipeline import Pipeline
+
+
+class Benchmark(Protocol):
+    """A frozen dataclass whose fields are the options."""
+
+    def run(self) -> None: ...
+
+
+BENCHMARKS: Mapping[str, type[Benchmark]] = {
+    "meta_step": MetaStep,
+    "pipeline": Pipeline,
+}
+"""Every benchmark there is; a new one is a line here."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the options of the named benchmark and run it."""
+    table = cast("dict[str, Any]", dict(BENCHMARKS))
+    chosen: Benchmark = tyro.extras.subcommand_cli_from_dict(
+        table,
+        prog="python -m benchmarks",
+        description=__doc__,
+        args=arguments if arguments is not None else sys.argv[1:],
+    )
+    chosen.run()
+
+
+if __name__ == "__main__":
+    main()
