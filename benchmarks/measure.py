@@ -1,0 +1,139 @@
+"""How time and memory are measured: paired rounds, and the high-water mark of a process of its own."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from selftaught.core.over_tasks import available_cores
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@final
+@dataclass(frozen=True)
+class Seconds:
+    """What one call took: by the clock, and of the processor (which other programs disturb less)."""
+
+    wall: float
+    cpu: float
+
+
+def timed(call: Callable[[], object]) -> Seconds:
+    """One call of `call`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    call()
+    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def paired_rounds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
+    """Every call once a round, starting at another one each time, so that slow spells hit all alike."""
+    names = list(calls)
+    out: dict[str, list[Seconds]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            out[name].append(timed(calls[name]))
+    return out
+
+
+def summary(own: Sequence[Seconds], baseline: Sequence[Seconds]) -> dict[str, Any]:
+    """Medians in seconds, and the median over rounds of the ratio to the baseline's time in that round."""
+    out: dict[str, Any] = {}
+    for kind in ("cpu", "wall"):
+        mine = [getattr(s, kind) for s in own]
+        ratios = [a / getattr(b, kind) for a, b in zip(mine, baseline, strict=True)]
+        out |= {f"{kind}_s": statistics.median(mine), f"{kind}_ratio": statistics.median(ratios)}
+        out[f"{kind}_ratio_range"] = [min(ratios), max(ratios)]
+    return {k: _rounded(v) for k, v in out.items()}
+
+
+def peak_growth(call: Callable[[], object]) -> float:
+    """By how many MiB the resident high-water mark during `call` exceeds the level before it.
+
+    Right only in a fresh process: memory that was freed before stays resident and would be used again.
+    """
+    with contextlib.suppress(OSError):
+        # Loading torch may have stood higher than it left things: start the mark from here.
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    kept = call()
+    growth = _resident("VmHWM") - before
+    del kept
+    return round(growth, 1)
+
+
+def _resident(field: str) -> float:
+    """A line of Linux's status file in MiB; elsewhere the high-water mark of the process."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not ru_maxrss: a spawned process starts with its parent's mark there.
+        lines = [line for line in status.read_text().splitlines() if line.startswith(field)]
+        return int(lines[0].split()[1]) / 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+
+
+def in_fork(call: Callable[[], float]) -> float:
+    """`call()` in a copy of this process, which must not have used autograd or several threads yet.
+
+    A copy of a process that has only loaded its modules is as good as a fresh one, and starts at once.
+    Raises RuntimeError when the copy dies, of too little memory for example.
+    """
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: send.send(call()))
+    process.start()
+    send.close()
+    try:
+        return float(receive.recv())
+    except EOFError as error:
+        raise RuntimeError("a measurement died; its own words stand above. Try smaller sizes.") from error
+    finally:
+        process.join()
+
+
+def in_fresh_process(arguments: Sequence[str]) -> Any:
+    """What `python -m benchmarks._one ARGUMENTS` prints as JSON, on one thread.
+
+    Raises RuntimeError with the process's own words when it fails.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks._one", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"benchmarks._one {' '.join(arguments)} failed:\n{done.stderr.strip()}")
+    return json.loads(done.stdout)
+
+
+def environment() -> dict[str, Any]:
+    """What a reader needs to place the numbers."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": available_cores(),
+        "threads": 1,
+        "busy": _load(),
+    }
+
+
+def _load() -> float | None:
+    """Programs that wanted a core in the last minute; above `cores` the clock says little."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
+def _rounded(value: Any) -> Any:
+    return [_rounded(v) for v in value] if isinstance(value, list) else round(value, 4)
