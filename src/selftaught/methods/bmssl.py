@@ -52,6 +52,7 @@ class BMSSL:
     bootstrap_steps: int = 5
     target_rate: float | None = None
     matching: Literal["kl", "kl-reverse", "l2"] = "kl"
+    bootstrap: float = 1.0
     contrastive: float = 1.0
     outer: Literal["info-nce", "nt-xent"] = "info-nce"
     temperature: float = 0.2
@@ -97,7 +98,7 @@ class BMSSL:
         def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
 
-        path = self.path or ("batched" if self.adapt == "head" else "threads")
+        path = self.path or ("batched" if self.adapt == "head" and self.graph != "adjoint" else "threads")
         loss, figures = over_tasks(one_task, own, moving, h, path=path)
         return loss, Aux(figures, buffers)
 
@@ -129,7 +130,7 @@ class BMSSL:
             else:
                 match = kl_to_target if self.matching == "kl" else kl_from_target
                 gap = match(logits, posterior(target, *fixed))
-            loss, figures = loss + gap, figures | {"bootstrap": gap}
+            loss, figures = loss + self.bootstrap * gap, figures | {"bootstrap": gap}
         return loss, figures
 
     def _target(self, inner: InnerLoss, outer: InnerLoss, w: Params, fixed: tuple[Tensor, Tensor]) -> Params:

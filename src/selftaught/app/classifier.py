@@ -1,0 +1,167 @@
+"""A few-shot classifier: a trained encoder and a handful of labelled pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import numpy as np
+import torch
+
+from selftaught.app.model import Model
+from selftaught.artifacts.files import read_json, write_json
+from selftaught.artifacts.tensors import load_tensors, save_tensors
+from selftaught.core.errors import DataError, RunError
+from selftaught.data.pictures import Pictures, Skipped
+from selftaught.evaluate.estimators import FewShotClassifier
+
+Head = Literal["prototype", "ridge", "logistic"]
+
+CLASSIFIER_FORMAT = 1
+_JSON, _SUPPORT, _MODEL = "classifier.json", "support.safetensors", "model"
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A support picture near a query: its name, its class, and the cosine similarity (-1 .. 1)."""
+
+    name: str
+    label: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one picture: the label, how sure, all classes, and the nearest support.
+
+    Probabilities are a softmax of the head's scores; from a few labels they are not calibrated.
+    """
+
+    name: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    neighbours: tuple[Neighbour, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": self.probabilities,
+            "neighbours": [vars(n) for n in self.neighbours],
+        }
+
+
+@final
+@dataclass(frozen=True)
+class Classifier:
+    """`support` are the labelled pictures as the encoder saw them, `vectors` [S D] their embeddings."""
+
+    model: Model
+    head: Head
+    support: Pictures
+    vectors: torch.Tensor
+    estimator: FewShotClassifier
+
+    @classmethod
+    def fit(cls, model: Model, support: Pictures, head: Head = "prototype") -> "Classifier":
+        """Raises DataError for fewer than two classes or a class without pictures."""
+        _check(support)
+        return cls._from(model, support, model.features(support), head)
+
+    @classmethod
+    def _from(cls, model: Model, support: Pictures, vectors: torch.Tensor, head: Head) -> "Classifier":
+        assert support.y is not None
+        estimator = FewShotClassifier(head=head).fit(vectors.numpy(), support.y.numpy())
+        return cls(model, head, support, vectors, estimator)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.support.classes
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """Labelled files that could not be used."""
+        return self.support.skipped
+
+    def predict(self, data: Any, neighbours: int = 3) -> list[Prediction]:
+        """One prediction for every picture of a file, folder, list, array or picture set, in the order read."""
+        return self.predict_pictures(self.model.read(data), neighbours)
+
+    def predict_pictures(self, pictures: Pictures, neighbours: int = 3) -> list[Prediction]:
+        """`predict` for pictures already read; `neighbours` is cut to the size of the support set."""
+        z = self.model.features(pictures).numpy()
+        probability = self.estimator.predict_proba(z)
+        count = max(1, min(neighbours, len(self.support)))
+        distance, near = self.estimator.neighbors(z, count)
+        return [
+            self._one(name, p, 1 - d, i)
+            for name, p, d, i in zip(pictures.names, probability, distance, near, strict=True)
+        ]
+
+    def _one(self, name: str, probability: Any, similarity: Any, near: Any) -> Prediction:
+        by_class = {c: float(p) for c, p in zip(self.classes, probability, strict=True)}
+        best = max(by_class, key=by_class.__getitem__)
+        assert self.support.y is not None
+        found = tuple(
+            Neighbour(self.support.names[i], self.classes[int(self.support.y[i])], float(s))
+            for i, s in zip(near, similarity, strict=True)
+        )
+        return Prediction(name, best, by_class[best], by_class, found)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model, the support pictures and their embeddings; raises SaveError, RunError."""
+        path = Path(folder)
+        if path.exists() and not (path / _JSON).is_file() and any(path.iterdir()):
+            raise RunError(f"{path} holds other files: give --out a new or empty folder")
+        assert self.support.y is not None
+        self.model.save(path / _MODEL)
+        tensors = {"x": self.support.x, "y": self.support.y, "vectors": self.vectors}
+        save_tensors(path / _SUPPORT, tensors, {"kind": "selftaught classifier"})
+        content = {
+            "format": CLASSIFIER_FORMAT,
+            "head": self.head,
+            "classes": list(self.classes),
+            "names": list(self.support.names),
+        }
+        # Last, because its presence says that the folder is whole.
+        write_json(path / _JSON, content)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Classifier":
+        """Raises RunError when the folder is not a whole classifier of this version."""
+        path = Path(folder)
+        if not (path / _JSON).is_file():
+            raise RunError(f"{path / _JSON} is missing: not a classifier. Make one with `selftaught adapt`.")
+        content = read_json(path / _JSON)
+        if content.get("format") != CLASSIFIER_FORMAT:
+            raise RunError(f"{path / _JSON} is of format {content.get('format')}; run `selftaught adapt` again.")
+        tensors, _ = load_tensors(path / _SUPPORT)
+        missing = {"x", "y", "vectors"} - set(tensors) | {"head", "classes", "names"} - set(content)
+        if missing:
+            raise RunError(f"{path} lacks {', '.join(sorted(missing))}; run `selftaught adapt` again.")
+        support = Pictures(tensors["x"], tuple(content["names"]), tensors["y"], tuple(content["classes"]))
+        _check(support)
+        return cls._from(Model.load(path / _MODEL), support, tensors["vectors"], content["head"])
+
+
+def _check(support: Pictures) -> None:
+    if support.y is None:
+        raise DataError("labelled pictures needed: a folder with one subfolder a class, or {class: [pictures]}")
+    counts = np.bincount(support.y.numpy(), minlength=len(support.classes))
+    empty = [name for name, n in zip(support.classes, counts, strict=True) if n == 0]
+    if empty:
+        raise DataError(f"class {empty[0]!r} has no readable picture: add one, or remove the class")
+    if len(support.classes) < 2:
+        raise DataError(f"{len(support.classes)} class(es): telling classes apart needs at least two folders")
+
+
+def summary_of_skipped(skipped: Sequence[Skipped], most: int = 5) -> str:
+    """A few lines on the files that were left out, or nothing."""
+    if not skipped:
+        return ""
+    lines = [f"{len(skipped)} file(s) skipped:"] + [f"  {s.path}: {s.reason}" for s in skipped[:most]]
+    return "\n".join(lines + [f"  and {len(skipped) - most} more"] * (len(skipped) > most))

@@ -1,0 +1,353 @@
+"""The command line: `selftaught COMMAND`, each command a function whose arguments are its options."""
+
+import json
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_skipped
+from selftaught.app.evaluation import EvaluationHead, as_json
+from selftaught.app.pretrain import pretrain as run_pretrain
+from selftaught.core.errors import ConfigError, SelftaughtError
+from selftaught.data.pictures import Skipped
+from selftaught.evaluate.table import Row
+from selftaught.learners.prototype import LearnerNorm
+
+_out = Console(soft_wrap=True, highlight=False, markup=False)
+_err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+
+
+def pretrain(
+    data: Positional[str],
+    out: Path = Path("run"),
+    method: str = "bmssl",
+    set: tuple[str, ...] = (),
+    encoder: str = "conv4",
+    size: int = 64,
+    channels: int = 3,
+    views: Literal["auto", "photo", "glyph", "flat"] = "auto",
+    steps: int = 1000,
+    rate: float = 1e-3,
+    seed: int = 0,
+    resume: bool = False,
+    init_from: Path | None = None,
+    report: bool = True,
+) -> None:
+    """Learn an encoder from unlabelled pictures.
+
+    Args:
+        data: A folder of pictures, flat or nested; the word "emoji" stands for the packaged pictures.
+        out: The run folder to make (or, with --resume, to go on with).
+        method: A name from `selftaught methods`.
+        set: Options of the method as name=value, for example inner_steps=3 temperature=0.1.
+        encoder: conv4, resnet12, resnet18 or vit.
+        size: Pictures are scaled and cropped to this many pixels square.
+        channels: 3 for colour, 1 for grey.
+        views: How pictures are changed to make views; auto looks at them and says what it chose.
+        steps: Outer steps.
+        rate: Learning rate of the outer loop (Adam, cosine schedule).
+        seed: Everything random follows from it.
+        resume: Continue the run in --out exactly where it stopped.
+        init_from: Start a new run from the encoder of this one.
+        report: Write report.html at the end.
+    """
+    from selftaught.app.config import parse_options
+
+    model = run_pretrain(
+        _place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
+        channels=channels, views=views, steps=steps, rate=rate, seed=seed, resume=resume, init_from=init_from,
+        command=_command(),
+    )  # fmt: skip
+    _out.print(f"model: {out / 'model'} ({model.width} features, {model.config.data['pictures']} pictures)")
+    if report:
+        from selftaught.app.reporting import write_run_report
+
+        _say_skipped(model.read(_place(data)).skipped) if model.config.data.get("skipped") else None
+        _out.print(f"report: {write_run_report(out)}")
+    _out.print(f"next: selftaught adapt {shlex.quote(str(out))} LABELLED_FOLDER --out clf")
+
+
+def adapt(
+    run: Positional[Path], labelled: Positional[Path], out: Path = Path("clf"), head: Head = "prototype"
+) -> None:
+    """Make a classifier from 1-5 labelled pictures a class.
+
+    Args:
+        run: A run or model folder.
+        labelled: One subfolder per class, 1-5 pictures each (or more; counts may differ).
+        out: The classifier folder to make.
+        head: What is fitted on the embeddings.
+    """
+    classifier = _model(run).adapt(labelled, head)
+    classifier.save(out)
+    counts = ", ".join(
+        f"{name} {int((classifier.support.y == i).sum())}" for i, name in enumerate(classifier.classes)
+    )
+    _out.print(f"classifier: {out} ({counts})")
+    _say_skipped(classifier.skipped)
+    _out.print(f"next: selftaught predict {shlex.quote(str(out))} PICTURE")
+
+
+def predict(
+    classifier: Positional[Path],
+    pictures: Positional[tuple[str, ...]],
+    json: bool = False,
+    neighbours: int = 3,
+) -> None:
+    """Name pictures: label, probability, the nearest labelled pictures.
+
+    Args:
+        classifier: A folder made by `selftaught adapt`.
+        pictures: Files and folders.
+        json: One JSON object a picture and line, instead of a table.
+        neighbours: How many of the nearest labelled pictures to show.
+    """
+    loaded = Classifier.load(classifier)
+    if not pictures:
+        raise ConfigError("no pictures given: selftaught predict CLASSIFIER PICTURE [PICTURE ...]")
+    read = [loaded.model.read(p) for p in pictures]
+    found = [p for pictures in read for p in loaded.predict_pictures(pictures, neighbours)]
+    _say_skipped([s for pictures in read for s in pictures.skipped])
+    if json:
+        for one in found:
+            print(_json(one.as_json()))
+    else:
+        _predictions(found)
+
+
+def embed(run: Positional[Path], data: Positional[str], out: Path = Path("vectors.npz")) -> None:
+    """Write the embedding of every picture.
+
+    Args:
+        run: A run, model or classifier folder.
+        data: A folder or file.
+        out: An .npz file with `vectors` [n D] float32 and `names` [n].
+    """
+    import numpy as np
+
+    from selftaught.artifacts.files import write_atomically
+
+    if out.suffix != ".npz":
+        raise ConfigError(f"{out}: vectors are written as .npz; name the file something.npz")
+    model = _model(run)
+    pictures = model.read(_place(data))
+    vectors, names = model.features(pictures).numpy(), np.array(pictures.names)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, vectors=vectors, names=names)
+
+    write_atomically(out, write)
+    _out.print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
+    _say_skipped(pictures.skipped)
+
+
+def evaluate(
+    run: Positional[Path],
+    labelled: Positional[str],
+    ways: tuple[int, ...] = (5,),
+    shots: tuple[int, ...] = (1, 5),
+    queries: int | None = None,
+    episodes: int = 600,
+    seed: int = 0,
+    head: EvaluationHead = "prototype",
+    norm: LearnerNorm = "running",
+    json: bool = False,
+) -> None:
+    """Few-shot accuracy on labelled pictures, beside raw pixels and an untrained encoder.
+
+    Args:
+        run: A run or model folder.
+        labelled: One subfolder per class; "emoji:test" stands for the packaged classes never trained on.
+        ways: Classes in a task.
+        shots: Labelled pictures per class.
+        queries: Pictures per class to name (15, or as many as the smallest class leaves).
+        episodes: Random tasks; the same list for every row.
+        seed: Of the task list.
+        head: prototype, ridge, logistic on fixed features; steps: a few inner steps of the whole network.
+        norm: Which batch statistics: of training, of the support set, or of the query batch (transductive).
+        json: Rows as JSON.
+    """
+    from selftaught.app.evaluation import evaluate as measure
+
+    model = _model(run)
+    pictures = model.read(_place(labelled), labelled=True)
+    rows = measure(
+        {model.config.method: model}, pictures, ways=ways, shots=shots, queries=queries, episodes=episodes,
+        seed=seed, head=head, norm=norm,
+    )  # fmt: skip
+    if (run / "config.json").is_file() and (run / "model").is_dir():
+        from selftaught.app.reporting import keep_rows, refresh_card
+
+        keep_rows(run, as_json(rows), _command())
+        refresh_card(run, model)
+    print(_json(as_json(rows))) if json else _accuracies(rows)
+    _say_skipped(pictures.skipped)
+
+
+def report(run: Positional[Path]) -> None:
+    """Write the report of a run again, with the evaluations made since.
+
+    Args:
+        run: A run folder.
+    """
+    from selftaught.app.reporting import write_run_report
+
+    _out.print(f"report: {write_run_report(run)}")
+
+
+def methods() -> None:
+    """List the methods and their options."""
+    import dataclasses
+
+    from selftaught.methods import METHODS
+
+    for name, kind in METHODS.items():
+        module = sys.modules[kind.__module__]
+        options: Any = dataclasses.fields(cast(Any, kind))
+        _out.print(f"{name:9} {(module.__doc__ or '').splitlines()[0]}")
+        _out.print(" " * 10 + ", ".join(f"{f.name}={f.default}" for f in options), style="dim")
+
+
+def doctor(
+    data: Positional[str], labelled: bool = False, ways: int | None = None, shots: int | None = None
+) -> None:
+    """Look at pictures before training: duplicates, blanks, uneven or small classes, files that fail.
+
+    Args:
+        data: A folder.
+        labelled: Subfolders are classes.
+        ways: Classes in the tasks to come.
+        shots: Labelled pictures per class in the tasks to come.
+    """
+    from selftaught.app.doctor import examine
+    from selftaught.app.sources import as_pictures
+    from selftaught.data.views import choose_recipe
+
+    pictures = as_pictures(_place(data), 64, 3, labelled=labelled or ways is not None)
+    recipe, reason = choose_recipe(pictures)
+    marks = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
+    _out.print(f"{len(pictures)} pictures; views would be {recipe!r}, because {reason}")
+    for finding in examine(pictures, ways=ways, shots=shots):
+        _out.print(f"{marks[finding.level]} {finding.title}: {finding.detail}")
+        if finding.way_out:
+            _out.print(f"        {finding.way_out}")
+
+
+def demo(out: Path = Path("demo-run"), steps: int = 0, seed: int = 0) -> None:
+    """Train on packaged drawings without labels and name drawings of things never seen (under 3 minutes).
+
+    Args:
+        out: A new folder for the runs and the report.
+        steps: Outer steps of each method; 0 takes the demonstration's own number.
+        seed: Everything random follows from it.
+    """
+    from selftaught.app.demo import STEPS, overlapping
+    from selftaught.app.demo import demo as run_demo
+
+    done = run_demo(out, steps or STEPS, seed, command=_command())
+    _accuracies(done["rows"])
+    touching = overlapping(done["rows"], "BMSSL")
+    _out.print(
+        "BMSSL's interval touches that of " + ", ".join(touching)
+        if touching
+        else "BMSSL's intervals do not overlap with raw pixels or the untrained encoder."
+    )
+    said: Prediction = done["prediction"]["said"]
+    _out.print(
+        f"{done['prediction']['file']} (in truth {done['prediction']['truth']!r}): {said.label!r}, "
+        f"probability {said.probability:.2f}, from one drawing each of {len(said.probabilities)} unseen classes"
+    )
+    seconds = done["seconds"]
+    _out.print(f"{seconds['everything']:.0f} s in all, {seconds['training']:.0f} s of it training")
+    _out.print(f"report: {done['report']}")
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "pretrain": pretrain,
+    "adapt": adapt,
+    "predict": predict,
+    "embed": embed,
+    "evaluate": evaluate,
+    "report": report,
+    "methods": methods,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; errors a user can mend are one line on stderr and an exit code of their own."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="selftaught", description="Learn from few unlabelled pictures; adapt from 1-5 labels.",
+            args=None if args is None else list(args),
+        )  # fmt: skip
+    except SelftaughtError as error:
+        _err.print(f"error: {error}", style="red")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _err.print("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 141
+    return 0
+
+
+def _place(data: str) -> Any:
+    return data if data.partition(":")[0] == "emoji" else Path(data)
+
+
+def _model(folder: Path) -> Any:
+    from selftaught.app.loading import load
+
+    found = load(folder)
+    return found.model if isinstance(found, Classifier) else found
+
+
+def _command() -> str:
+    return shlex.join(["selftaught", *sys.argv[1:]])
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _say_skipped(skipped: Sequence[Skipped]) -> None:
+    if skipped:
+        _err.print(summary_of_skipped(skipped))
+
+
+def _accuracies(rows: Sequence[Row]) -> None:
+    table = Table("features", "task", "accuracy % (95 % interval)", "head", "norm", "episodes", "queries")
+    for r in rows:
+        figures = f"{r.mean:.1f} ± {r.half_width:.1f}"
+        table.add_row(
+            r.name, f"{r.ways}-way {r.shots}-shot", figures, r.head, r.norm, str(r.episodes), str(r.queries)
+        )
+    Console(width=None if _out.is_terminal else 120).print(table)
+
+
+def _predictions(found: Sequence[Prediction]) -> None:
+    for one in found:
+        near = "; ".join(f"{n.name} ({n.label}, {n.similarity:.2f})" for n in one.neighbours)
+        _out.print(f"{one.name}: {one.label} ({one.probability:.2f}) - nearest: {near}")
+
+
+def run() -> None:
+    """The installed script."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    run()

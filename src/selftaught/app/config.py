@@ -1,0 +1,112 @@
+"""What a run was asked to do, as one JSON object: enough to build its network and to repeat it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from selftaught.core.errors import ConfigError, RunError
+from selftaught.core.types import Method
+from selftaught.data.views import RECIPES, Views
+from selftaught.methods import METHODS
+from selftaught.nets import build_encoder
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the numbers of a run, and the command that started it.
+
+    `views` is the recipe itself, `views_name` what it was called. `options` are constructor options of the
+    encoder. `data` describes the pictures: where they came from, how many, their fingerprint.
+    """
+
+    method: str
+    method_options: dict[str, Any]
+    encoder: str
+    options: dict[str, Any]
+    size: int
+    channels: int
+    views_name: str
+    views: dict[str, Any]
+    steps: int
+    rate: float
+    warmup: int
+    weight_decay: float
+    seed: int
+    data: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    init_from: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object; `from_json` is its inverse."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str) -> "Config":
+        """Raises RunError naming `where` when fields are missing or unknown."""
+        names = {f.name for f in dataclasses.fields(cls)}
+        if set(content) - names or {"method", "encoder", "size", "channels"} - set(content):
+            raise RunError(
+                f"{where} is not a configuration of this version: fields {sorted(set(content) ^ names)}"
+            )
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise RunError(f"{where} is not a complete configuration: {error}") from error
+
+    def build_method(self) -> Method:
+        """The method with its options; raises ConfigError for unknown ones."""
+        return build_method(self.method, self.method_options)
+
+    def build_views(self) -> Views:
+        """The view recipe."""
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.views.items()}
+        try:
+            return Views(**fields)
+        except TypeError as error:
+            raise ConfigError(f"views: {error}") from error
+
+    def build_network(self) -> nn.Module:
+        """A freshly initialised network: encoder and the method's heads, from the run's seed."""
+        encoder = build_encoder(self.encoder, self.channels, self.size, self.seed, **self.options)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed + 1)
+            return self.build_method().network(encoder)
+
+
+def build_method(name: str, options: Mapping[str, Any]) -> Method:
+    """A method of the table with some fields changed; raises ConfigError naming what exists."""
+    if name not in METHODS:
+        raise ConfigError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    kind: Any = METHODS[name]
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    unknown = set(options) - set(known)
+    if unknown:
+        raise ConfigError(f"{name} has no option {', '.join(sorted(unknown))}; it has {', '.join(known)}")
+    method: Method = kind(**options)
+    return method
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """`["inner_steps=3", "matching=l2"]` -> values read as JSON where they are JSON, else as text."""
+    out: dict[str, Any] = {}
+    for pair in pairs:
+        name, sign, text = pair.partition("=")
+        if not sign:
+            raise ConfigError(f"{pair!r} is not of the form name=value")
+        try:
+            out[name.replace("-", "_")] = json.loads(text)
+        except json.JSONDecodeError:
+            out[name.replace("-", "_")] = text
+    return out
+
+
+def recipe(name: str) -> Views:
+    """A named view recipe; raises ConfigError naming what exists."""
+    if name not in RECIPES:
+        raise ConfigError(f"unknown view recipe {name!r}; known: auto, {', '.join(RECIPES)}")
+    return RECIPES[name]

@@ -1,0 +1,123 @@
+"""Few-shot accuracy of a model beside its baselines, on one list of episodes."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from selftaught.app.model import Model
+from selftaught.core.errors import DataError, TooFewPicturesError
+from selftaught.core.functional import part
+from selftaught.data.pictures import Pictures
+from selftaught.evaluate.baselines import raw_pixels, untrained_features
+from selftaught.evaluate.fewshot import few_shot_learner
+from selftaught.evaluate.table import Features, Row, evaluate_features
+from selftaught.learners.gradient import GradientLearner
+from selftaught.learners.prototype import LearnerNorm, PrototypeLearner
+from selftaught.nets import build_encoder
+from selftaught.nets.heads import EncoderOnly, WithClassifier
+from selftaught.tasks.episodes import EpisodePlan
+
+EvaluationHead = Literal["prototype", "ridge", "logistic", "steps"]
+
+
+def evaluate(
+    models: dict[str, Model],
+    pictures: Pictures,
+    *,
+    ways: Sequence[int] = (5,),
+    shots: Sequence[int] = (1, 5),
+    queries: int | None = None,
+    episodes: int = 600,
+    seed: int = 0,
+    head: EvaluationHead = "prototype",
+    norm: LearnerNorm = "running",
+    steps: int = 10,
+    rate: float = 0.05,
+) -> list[Row]:
+    """Rows (percent) for each model, raw pixels and an untrained encoder, ways by shots.
+
+    `queries` None takes 15 a class, or as many as the smallest class leaves. `head` "steps" adapts encoder and
+    a linear head by `steps` inner steps. `norm` other than "running" needs the prototype head.
+    Raises TooFewPicturesError naming the class when a class cannot fill an episode, DataError without labels.
+    """
+    if pictures.y is None:
+        raise DataError("evaluation needs labels: a folder with one subfolder per class")
+    plans = [
+        EpisodePlan(n, k, queries or _fitting_queries(pictures, k), episodes, seed) for n in ways for k in shots
+    ]
+    if head == "steps" or norm != "running":
+        return _by_learner(models, pictures, plans, head, norm, steps, rate)
+    sets = [Features(name, model.features(pictures)) for name, model in models.items()]
+    first = next(iter(models.values()))
+    sets += [Features("raw pixels", raw_pixels(pictures.x), "none"), untrained(first, pictures)]
+    return evaluate_features(sets, pictures.y, plans, head, pictures.classes)
+
+
+def untrained(model: Model, pictures: Pictures) -> Features:
+    """The same architecture with fresh numbers; normalisation statistics come from the evaluated pictures."""
+    c = model.config
+    found = untrained_features(
+        lambda: build_encoder(c.encoder, c.channels, c.size, c.seed, **c.options), pictures.x[:2048], pictures.x
+    )
+    return Features("untrained encoder", found.features, found.norm)
+
+
+def _fitting_queries(pictures: Pictures, shots: int) -> int:
+    assert pictures.y is not None
+    counts = torch.bincount(pictures.y, minlength=len(pictures.classes))
+    smallest = int(counts.argmin())
+    left = int(counts[smallest]) - shots
+    if left < 1:
+        raise TooFewPicturesError(
+            f"class {pictures.classes[smallest]!r} has {int(counts[smallest])} picture(s); {shots}-shot needs "
+            f"{shots} to learn from and at least 1 to ask about. Use fewer --shots or add {1 - left} picture(s)."
+        )
+    return min(15, left)
+
+
+def _by_learner(
+    models: dict[str, Model],
+    pictures: Pictures,
+    plans: Sequence[EpisodePlan],
+    head: EvaluationHead,
+    norm: LearnerNorm,
+    steps: int,
+    rate: float,
+) -> list[Row]:
+    """Heads that need the pictures themselves, episode by episode."""
+    rows = []
+    if head not in ("steps", "prototype"):
+        raise DataError(f"head {head!r} works on features of running statistics; use --norm running")
+    for plan in plans:
+        for name, model in models.items():
+            encoder = model.net.get_submodule("encoder")
+            weights = {f"encoder.{k}": v for k, v in part(model.weights, "encoder").items()}
+            learner: GradientLearner | PrototypeLearner
+            if head == "steps":
+                learner = GradientLearner(WithClassifier(encoder, model.width), steps, rate, norm=norm)
+                weights |= {"head.weight": torch.zeros(1, model.width), "head.bias": torch.zeros(1)}
+            else:
+                learner = PrototypeLearner(EncoderOnly(encoder), norm, "cosine")
+            got = few_shot_learner(learner, weights, pictures, plan)
+            shown = (plan.ways, plan.shots, got.mean, got.half_width_95, head, norm)
+            rows.append(Row(name, *shown, plan.episodes, plan.queries, plan.seed))
+        assert pictures.y is not None
+        pixels = Features("raw pixels", raw_pixels(pictures.x), "none")
+        rows += evaluate_features([pixels, untrained(next(iter(models.values())), pictures)], pictures.y, [plan])
+    return rows
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Rows as plain JSON values, in percent."""
+    return [vars(row) for row in rows]
+
+
+def nearest(z: Tensor, queries: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+    """Cosine similarities and positions [q count] of the nearest other pictures."""
+    unit = torch.nn.functional.normalize(z, dim=1)
+    similarity = unit[list(queries)] @ unit.T
+    similarity[torch.arange(len(queries)), list(queries)] = -torch.inf
+    values, index = similarity.topk(count)
+    return values, index

@@ -1,0 +1,221 @@
+"""From a folder of unlabelled pictures to a trained encoder in a run folder."""
+
+import dataclasses
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+from selftaught.app.config import Config, build_method, recipe
+from selftaught.app.model import Model
+from selftaught.app.progress import bar
+from selftaught.app.sources import as_pictures, fingerprint
+from selftaught.artifacts.run import Run
+from selftaught.core.errors import ConfigError, RunError, SelftaughtError, TooFewPicturesError
+from selftaught.core.train import start, train
+from selftaught.core.types import Method, State, merged
+from selftaught.data.pictures import Pictures
+from selftaught.data.views import Views, choose_recipe
+from selftaught.methods import METHODS
+from selftaught.optimizers.gradient import Gradient
+
+_log = logging.getLogger("selftaught")
+
+CHECKPOINT_SECONDS = 60.0
+LOG_EVERY = 10
+
+
+class InterruptedRun(SelftaughtError):
+    """Training was asked to stop; everything up to the last step is saved."""
+
+    exit_code = 130
+
+
+def pretrain(
+    data: Any,
+    *,
+    out: str | Path = "run",
+    method: str | Method = "bmssl",
+    options: Mapping[str, Any] | None = None,
+    encoder: str = "conv4",
+    encoder_options: Mapping[str, Any] | None = None,
+    size: int = 64,
+    channels: int = 3,
+    views: str | Views = "auto",
+    steps: int = 1000,
+    rate: float = 1e-3,
+    warmup: int = 0,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    init_from: str | Path | None = None,
+    resume: bool = False,
+    command: str = "",
+    quiet: bool = False,
+) -> Model:
+    """Train an encoder on unlabelled pictures and keep everything in the run folder `out`.
+
+    `data` is a folder (flat or nested), files, arrays or a `Pictures` set; `method` a name of `METHODS` with
+    `options`, or a method object. `views` is a recipe (name or object); "auto" chooses and logs one.
+    `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
+    with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
+    Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
+    """
+    if resume:
+        return _resume(data, Path(out), quiet)
+    name, chosen = _named(method, options or {})
+    pictures = as_pictures(data, size, channels)
+    _enough(pictures, data)
+    views_name, view_recipe = _views(views, pictures)
+    config = Config(
+        method=name, method_options=chosen, encoder=encoder, options=dict(encoder_options or {}),
+        size=size, channels=channels, views_name=views_name, views=dataclasses.asdict(view_recipe),
+        steps=steps, rate=rate, warmup=warmup, weight_decay=weight_decay, seed=seed,
+        data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
+              "fingerprint": fingerprint(pictures)},
+        command=command, init_from=None if init_from is None else str(init_from),
+    )  # fmt: skip
+    net = config.build_network()
+    if init_from is not None:
+        _take_weights(net, Model.load(init_from), init_from)
+    config.build_method().source(pictures, view_recipe)  # complains before a folder is made
+    run = Run.create(out, config.as_json())
+    state = start(config.build_method(), net, _optimizer(config), config.seed)
+    return _train(run, config, net, pictures, state, quiet)
+
+
+def _resume(data: Any, out: Path, quiet: bool) -> Model:
+    run = Run.open(out)
+    config = Config.from_json(run.config, f"{out / 'config.json'}")
+    pictures = as_pictures(data, config.size, config.channels)
+    if fingerprint(pictures) != config.data.get("fingerprint"):
+        raise RunError(
+            f"the pictures differ from those {out} was started with ({config.data.get('pictures')} then, "
+            f"{len(pictures)} now): resuming would not be the same run. Restore them, or start a new run with "
+            f"--init-from {out}."
+        )
+    net = config.build_network()
+    with run.lock():
+        restored = run.resume()
+    if restored is None and config.init_from is not None:
+        _take_weights(net, Model.load(config.init_from), config.init_from)
+    if restored is not None and restored.warning:
+        _log.warning(restored.warning)
+    fresh = start(config.build_method(), net, _optimizer(config), config.seed)
+    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet)
+
+
+def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool) -> Model:
+    method = config.build_method()
+    source = method.source(pictures, config.build_views())
+    began = time.monotonic()
+    with run.lock(), run.logging(), _stop_on_signal() as stopped, bar(
+        f"{config.method}", config.steps, state.step, quiet
+    ) as tick:  # fmt: skip
+        _log.info("%s on %d pictures, views %s", config.method, len(pictures), config.views_name)
+        saved = time.monotonic()
+        try:
+            for state, metrics in train(method, net, source, _optimizer(config), state, config.steps):  # noqa: B020
+                if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                    run.log(state.step, metrics | {"seconds": time.monotonic() - began})
+                tick(state.step, f"loss {metrics['loss']:.3f}")
+                if stopped:
+                    break
+                if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    run.save_checkpoint(state)
+                    saved = time.monotonic()
+        finally:
+            # Also after an error: the last whole step is good, and nothing is lost.
+            run.save_checkpoint(state)
+        if state.step < config.steps:
+            raise InterruptedRun(
+                f"stopped at step {state.step} of {config.steps}; saved. Go on with: selftaught pretrain "
+                f"{config.data.get('source')} --out {run.path} --resume"
+            )
+        model = Model(net, merged(state.params, state.slow), config)
+        model.save(run.model_path)
+        run.finish({"steps": state.step, "seconds": time.monotonic() - began})
+        _log.info("finished %d steps", state.step)
+    return model
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[list[int]]:
+    """A list that is filled when Ctrl-C or a polite kill arrives; the second Ctrl-C is the ordinary one."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {n: signal.signal(n, note) for n in numbers}
+    except ValueError:  # not the main thread: the caller's handling stands
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _named(method: str | Method, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    if isinstance(method, str):
+        built: Any = build_method(method, options)
+        name = method
+    else:
+        known = {kind: name for name, kind in METHODS.items()}
+        if type(method) not in known:
+            raise ConfigError(
+                f"{type(method).__name__} is not in METHODS: add its line there so that runs can load"
+            )
+        if options:
+            raise ConfigError("give either a method object or a name with options")
+        name, built = known[type(method)], method
+    return name, dataclasses.asdict(built)
+
+
+def _views(views: str | Views, pictures: Pictures) -> tuple[str, Views]:
+    if isinstance(views, Views):
+        return "own", views
+    if views != "auto":
+        return views, recipe(views)
+    name, reason = choose_recipe(pictures)
+    _log.info("views: %s, because %s (change with --views)", name, reason)
+    return name, recipe(name)
+
+
+def _enough(pictures: Pictures, data: Any) -> None:
+    if len(pictures) < 2:
+        raise TooFewPicturesError(
+            f"{_source(data)} holds {len(pictures)} readable picture(s): learning to tell pictures apart needs at "
+            "least 2, and a few dozen to be of use"
+        )
+
+
+def _source(data: Any) -> str:
+    return str(data) if isinstance(data, str | Path) else type(data).__name__
+
+
+def _optimizer(config: Config) -> Gradient:
+    return Gradient(config.rate, config.steps, warmup=config.warmup, weight_decay=config.weight_decay)
+
+
+def _take_weights(net: nn.Module, model: Model, where: str | Path) -> None:
+    """Copy the encoder's numbers of another run; heads start anew."""
+    theirs = model.encoder.state_dict()
+    mine = net.get_submodule("encoder")
+    expected = {k: v.shape for k, v in mine.state_dict().items()}
+    if expected != {k: v.shape for k, v in theirs.items()}:
+        raise RunError(
+            f"{where} has another encoder ({model.config.encoder}, {model.config.size} px, "
+            f"{model.config.channels} channels): use the same encoder, size and channels"
+        )
+    mine.load_state_dict(theirs)
