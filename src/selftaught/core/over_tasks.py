@@ -32,7 +32,8 @@ def over_tasks(
     """Mean loss and mean figures over the leading T axis of every tensor in `tasks` (any pytree).
 
     The gradient flows to `params` and to every floating tensor of `tasks` that asks for one. `workers` = 0
-    takes one thread per available core. Results are summed in task order, so they do not depend on `workers`.
+    takes as many as torch has threads. Results are summed in task order, so two workers or more give the same
+    bits; one worker keeps torch's own threads, whose sums may round otherwise.
     """
     if path == "batched":
         return _batched(one_task, net, params, tasks)

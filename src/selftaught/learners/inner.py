@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from selftaught.core.errors import ConfigError
 from selftaught.core.types import Params
 
 InnerLoss = Callable[[Params, tuple[Tensor, ...]], Tensor]
@@ -25,11 +26,21 @@ def descend(
     steps: int,
     graph: Graph,
 ) -> Params:
-    """`weights` after `steps` steps of size `rate`; the input tensors keep their numbers."""
+    """`weights` after `steps` steps of size `rate`; the input tensors keep their numbers.
+
+    Raises ConfigError for `adjoint` under `vmap`.
+    """
     if steps == 0:
         return weights
     if graph == "adjoint":
-        moved = _Adjoint.apply(loss, list(weights), steps, torch.as_tensor(rate), *weights.values(), *outer)
+        if torch._C._are_functorch_transforms_active():
+            raise ConfigError(
+                "graph='adjoint' runs one task at a time: use path='threads' or 'loop', or graph='unrolled'"
+            )
+        if not isinstance(rate, Tensor):
+            # In the weights' own type: float32 would round a rate for float64 weights.
+            rate = torch.tensor(rate, dtype=next(iter(weights.values())).dtype)
+        moved = _Adjoint.apply(loss, list(weights), steps, rate, *weights.values(), *outer)
         return dict(zip(weights, moved, strict=True))
     for _ in range(steps):
         slope = torch.func.grad(loss)(weights, outer)
@@ -100,7 +111,7 @@ def _slope(loss: InnerLoss, names: list[str], current: list[Tensor], outer: tupl
     with torch.enable_grad():
         leaves = [w.detach().requires_grad_() for w in current]
         value = loss(dict(zip(names, leaves, strict=True)), tuple(x.detach() for x in outer))
-        return list(torch.autograd.grad(value, leaves))
+        return list(torch.autograd.grad(value, leaves, materialize_grads=True))
 
 
 def _curvature(
@@ -111,8 +122,12 @@ def _curvature(
         leaves = [w.detach().requires_grad_() for w in at]
         others = [x.detach().requires_grad_(bool(w)) for x, w in zip(outer, want, strict=True)]
         value = loss(dict(zip(names, leaves, strict=True)), tuple(others))
-        slope = torch.autograd.grad(value, leaves, create_graph=True)
+        slope = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
         asked = leaves + [x for x in others if x.requires_grad]
-        found = iter(torch.autograd.grad(slope, asked, costate, allow_unused=True))
+        # A weight that the loss is linear in, or does not know, has a constant gradient: nothing to pass on.
+        bent = [i for i, g in enumerate(slope) if g.requires_grad]
+        curved, along = [slope[i] for i in bent], [costate[i] for i in bent]
+        nothing = [None] * len(asked)
+        found = iter(torch.autograd.grad(curved, asked, along, allow_unused=True) if bent else nothing)
     products = [next(found) for _ in leaves] + [next(found) if x.requires_grad else None for x in others]
     return [g.detach() for g in slope], products
