@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 BENCH ?=
 PIP_ARGS ?=
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS)
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq $(PIP_ARGS)
 PINS := constraints.txt
 TORCH = $(shell sed -n 's/^\(torch==.*\)/\1/p' $(PINS))
 # Two workers with a thread each: more threads than cores make small convolutions slower, not faster.
@@ -48,7 +48,7 @@ $(VENV)/.python:
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 	  || $(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
 	  || { $(PYTHON) -m venv --clear --without-pip $(VENV) \
-	       && $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	       && $(PYTHON) -m pip --python $(BIN)/python install -qq pip; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "$(VENV) holds an older Python: make distclean, then again" >&2; exit 1; }
 	@touch $@
@@ -68,7 +68,7 @@ $(VENV)/.installed-dev: pyproject.toml $(PINS) | $(VENV)/.python
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
-	find src tests benchmarks scripts examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
 	rm -rf $(VENV)
