@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import tyro
 
 from benchmarks.meta_step import MetaStep
+from benchmarks.omniglot import Omniglot
 from benchmarks.pipeline import Pipeline
 
 
@@ -18,6 +19,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "meta_step": MetaStep,
+    "omniglot": Omniglot,
     "pipeline": Pipeline,
 }
 """Every benchmark there is; a new one is a line here."""
