@@ -41,9 +41,9 @@ from selftaught.tasks.views import ViewTasks
 class BMSSL:
     """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
 
-    `target_rate` is the size of the last target step (None: the inner rate). `bootstrap_steps=0` leaves no
-    bootstrapped term and needs c > 0. `graph` says how level 2 passes through level 1
-    and `path` how tasks run (None: batched for a head, else over threads).
+    `target_rate` is the size of the last target step (None: the inner rate); `bootstrap` weighs mu. `graph`
+    says how level 2 passes through level 1 and `path` how tasks run (None: batched for a head, else over
+    threads). Raises ConfigError where no term with a gradient is left.
     """
 
     adapt: Adapt = "head"
@@ -68,10 +68,9 @@ class BMSSL:
     def __post_init__(self) -> None:
         if self.bootstrap_steps < 0 or self.inner_steps < 0:
             raise ConfigError("BMSSL: steps cannot be negative")
-        if self.bootstrap_steps == 0 and self.contrastive == 0:
+        if self.contrastive == 0 and (self.bootstrap_steps == 0 or self.bootstrap == 0):
             raise ConfigError(
-                "BMSSL: with bootstrap_steps=0 the target is the model itself and the gradient is zero; "
-                "use at least 1, or contrastive > 0"
+                "BMSSL: the gradient is zero; set contrastive > 0, or bootstrap > 0 with bootstrap_steps >= 1"
             )
 
     def source(self, pictures: Pictures, views: Views) -> ViewTasks:

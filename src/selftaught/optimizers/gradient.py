@@ -66,7 +66,8 @@ class Gradient:
                 "nothing was updated. Lower the learning rate or the inner rate, or set a gradient clip."
             )
         if self.clip:
-            torch._foreach_mul_(grads, float((self.clip / (norm + 1e-12)).clamp(max=1)))
+            # Not in place: gradients can share memory with each other.
+            grads = list(torch._foreach_mul(grads, float((self.clip / (norm + 1e-12)).clamp(max=1))))
         with torch.no_grad():
             new, new_opt = self._update(params, grads, opt)
         metrics = {"loss": loss.detach(), "gradient_norm": norm.detach(), **aux.metrics}
