@@ -91,6 +91,8 @@ def test_more_target_steps_are_another_gradient() -> None:
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(ConfigError, match="gradient is zero"):
         BMSSL(bootstrap_steps=0, contrastive=0)
+    with pytest.raises(ConfigError, match="gradient is zero"):
+        BMSSL(bootstrap=0, contrastive=0)
     with pytest.raises(ConfigError, match="negative"):
         BMSSL(inner_steps=-1)
     with pytest.raises(ConfigError, match="negative"):
@@ -185,6 +187,8 @@ def test_the_terms_add_up() -> None:
     setting = small(parts[0])
     both, bootstrap, contrast = (gradient(method, *setting)[0] for method in parts)
     assert torch.allclose(both, bootstrap + contrast, rtol=1e-12)
+    weighted = BMSSL(**SMALL | {"contrastive": 0.5}, bootstrap=3)
+    assert torch.allclose(gradient(weighted, *setting)[0], 3 * bootstrap + 0.5 * contrast, rtol=1e-12)
     _, aux = parts[0].loss(*setting)
     assert torch.allclose(aux.metrics["bootstrap"], bootstrap) and torch.allclose(
         aux.metrics["contrastive"], contrast

@@ -1,0 +1,48 @@
+"""The package imports without its heavy or fragile neighbours, and quickly."""
+
+import os
+import subprocess
+import sys
+
+BLOCKED = ("torchvision", "timm", "gradio", "faiss", "open_clip", "flwr", "gymnasium")
+
+IMPORT_ALL = f"""
+import sys
+for name in {BLOCKED!r}:
+    sys.modules[name] = None  # any import of it now raises
+import importlib, pkgutil
+import selftaught
+found = [m.name for m in pkgutil.walk_packages(selftaught.__path__, "selftaught.")]
+for name in found:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+print(len(found))
+for name in {BLOCKED!r}:
+    assert sys.modules[name] is None, name
+try:
+    import torchvision
+except ImportError:
+    pass
+else:
+    raise SystemExit("the block does not block")
+"""
+
+
+def python(code: str) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_module_imports_without_optional_packages() -> None:
+    assert int(python(IMPORT_ALL)) > 50
+
+
+def test_the_package_alone_loads_nothing_heavy() -> None:
+    """So that `selftaught --help` and reading the version do not wait for torch."""
+    heavy = ("torch", "numpy", "kornia", "sklearn", "PIL", "tyro")
+    code = f"import sys, selftaught; print([m for m in {heavy!r} if m in sys.modules], selftaught.__version__)"
+    assert python(code).startswith("[] ")
