@@ -1,55 +1,49 @@
 """One measurement in a process of its own; prints JSON. Started by the benchmarks, not by hand."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any, final
 
 import torch
+import torch._dynamo  # else loaded at the first transform, in every copy of this process anew
 import tyro
 
 from benchmarks.measure import in_fork, paired_rounds, peak_growth
-from benchmarks.variants import GROUPS, TINY, Shape, Variant
+from benchmarks.variants import GROUPS, TINY, Group, Shape, Variant
 
 
 @final
 @dataclass(frozen=True)
-class Memory:
-    """Peak growth in MiB of one step of every variant of a group, for every number of inner steps."""
+class Steps:
+    """Peak growth in MiB and paired times of one step of every variant, for every number of inner steps."""
 
-    group: str
     steps: tuple[int, ...]
+    rounds: int
+    limit: float
     shape: Shape = field(default_factory=Shape)
 
-    def run(self) -> dict[str, dict[str, float]]:
-        variants = GROUPS[self.group].variants
-        return {str(k): {v.name: in_fork(partial(self._peak, v, k)) for v in variants} for k in self.steps}
+    def run(self) -> dict[str, Any]:
+        # Memory first: copies of this process are as good as new ones only while it has computed nothing.
+        peaks = {g.name: {str(k): self._peaks(g, k) for k in self.steps} for g in GROUPS.values()}
+        times = {g.name: dict(self._times(g)) for g in GROUPS.values()}
+        return {"peaks": peaks, "times": times}
+
+    def _peaks(self, group: Group, steps: int) -> dict[str, float]:
+        return {v.name: in_fork(partial(self._peak, v, steps)) for v in group.variants}
 
     def _peak(self, variant: Variant, steps: int) -> float:
         variant.build(TINY, 1)()
         return peak_growth(variant.build(self.shape, steps))
 
-
-@final
-@dataclass(frozen=True)
-class Time:
-    """Paired rounds of all variants of a group, for every number of inner steps."""
-
-    group: str
-    steps: tuple[int, ...]
-    rounds: int
-    shape: Shape = field(default_factory=Shape)
-
-    def run(self) -> dict[str, Any]:
-        group = GROUPS[self.group]
+    def _times(self, group: Group) -> Iterator[tuple[str, dict[str, Any]]]:
         for v in group.variants:
             v.build(self.shape, 1)()
-        out: dict[str, Any] = {}
         for steps in self.steps:
             calls = {v.name: v.build(self.shape, steps) for v in group.variants}
-            found = paired_rounds(calls, self.rounds)
-            out[str(steps)] = {name: [asdict(s) for s in each] for name, each in found.items()}
-        return out
+            found = paired_rounds(calls, self.rounds, self.limit)
+            yield str(steps), {name: [asdict(s) for s in each] for name, each in found.items()}
 
 
 @final
@@ -71,16 +65,14 @@ class Augmentation:
 
 
 One = (
-    Annotated[Memory, tyro.conf.subcommand("memory")]
-    | Annotated[Time, tyro.conf.subcommand("time")]
-    | Annotated[Augmentation, tyro.conf.subcommand("augmentation")]
+    Annotated[Steps, tyro.conf.subcommand("steps")] | Annotated[Augmentation, tyro.conf.subcommand("augmentation")]
 )
 
 
 def main() -> None:
     """Measure on one thread and print."""
     torch.set_num_threads(1)
-    one: Memory | Time | Augmentation = tyro.cli(One, prog="python -m benchmarks._one")
+    one: Steps | Augmentation = tyro.cli(One, prog="python -m benchmarks._one")
     print(json.dumps(one.run()))
 
 

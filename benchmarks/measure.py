@@ -38,11 +38,19 @@ def timed(call: Callable[[], object]) -> Seconds:
     return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def paired_rounds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Seconds]]:
-    """Every call once a round, starting at another one each time, so that slow spells hit all alike."""
+def paired_rounds(
+    calls: Mapping[str, Callable[[], object]], rounds: int, limit: float = float("inf")
+) -> dict[str, list[Seconds]]:
+    """Every call once a round, starting at another one each time, so that slow spells hit all alike.
+
+    After `limit` seconds of processor time no further round starts; there is always one.
+    """
     names = list(calls)
     out: dict[str, list[Seconds]] = {name: [] for name in names}
+    begun = time.process_time()
     for turn in range(rounds):
+        if turn and time.process_time() - begun > limit:
+            break
         first = turn % len(names)
         for name in names[first:] + names[:first]:
             out[name].append(timed(calls[name]))
@@ -51,7 +59,7 @@ def paired_rounds(calls: Mapping[str, Callable[[], object]], rounds: int) -> dic
 
 def summary(own: Sequence[Seconds], baseline: Sequence[Seconds]) -> dict[str, Any]:
     """Medians in seconds, and the median over rounds of the ratio to the baseline's time in that round."""
-    out: dict[str, Any] = {}
+    out: dict[str, Any] = {"rounds": len(own)}
     for kind in ("cpu", "wall"):
         mine = [getattr(s, kind) for s in own]
         ratios = [a / getattr(b, kind) for a, b in zip(mine, baseline, strict=True)]

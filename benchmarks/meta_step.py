@@ -21,6 +21,8 @@ class MetaStep:
     """Numbers of inner steps."""
     rounds: int = 3
     """Times that each variant runs, in turns."""
+    limit: float = 30.0
+    """Processor seconds for each number of inner steps of a group; later rounds are left out."""
     shape: Shape = field(default_factory=Shape)
     """Sizes of the work."""
     out: Path = Path("benchmarks/results/meta_step.json")
@@ -29,14 +31,16 @@ class MetaStep:
     """Where the drawing goes."""
 
     def run(self) -> None:
-        """Measure every group in fresh processes, print, write the numbers and draw them."""
+        """Measure in a fresh process, print, write the numbers and draw them."""
+        options = self._options()
+        found = in_fresh_process(["steps", *options])
         groups = []
         for group in GROUPS.values():
-            rows = list(self._rows(group))
+            rows = list(rows_of(group, found["times"][group.name], found["peaks"][group.name]))
             groups.append({"name": group.name, "baseline": group.baseline.name, "rows": rows})
-            print("\n".join(table(group, rows)), flush=True)
+            print("\n".join(table(group, rows)))
         content = {
-            "command": " ".join(["python -m benchmarks meta_step", *self._options(), *self._shape_options()]),
+            "command": " ".join(["python -m benchmarks meta_step", *options]),
             "environment": environment(),
             "shape": asdict(self.shape),
             "groups": groups,
@@ -45,35 +49,33 @@ class MetaStep:
         write_text(self.figure, figure(content))
         print(f"written to {self.out} and {self.figure}")
 
-    def _rows(self, group: Group) -> Iterator[dict[str, Any]]:
-        """One row for each number of steps and variant, ratios to the baseline at as many steps."""
-        shape = self._shape_options()
-        found = in_fresh_process(["time", "--group", group.name, *self._options(), *shape])
-        peaks = in_fresh_process(["memory", "--group", group.name, *self._options()[:-2], *shape])
-        for steps in map(str, self.steps):
-            rounds = {name: [Seconds(**s) for s in each] for name, each in found[steps].items()}
-            base = peaks[steps][group.baseline.name]
-            for name, each in rounds.items():
-                row = {"variant": name, "steps": int(steps)} | summary(each, rounds[group.baseline.name])
-                peak = peaks[steps][name]
-                yield row | {"peak_mib": peak, "peak_ratio": round(peak / base, 4) if base else None}
-
     def _options(self) -> list[str]:
-        return ["--steps", *map(str, self.steps), "--rounds", str(self.rounds)]
+        """As for the command line; sizes only where they are not the usual ones."""
+        usual = asdict(Shape())
+        sizes = [s for k, v in asdict(self.shape).items() if v != usual[k] for s in (f"--shape.{k}", str(v))]
+        rounds = ["--rounds", str(self.rounds), "--limit", f"{self.limit:g}"]
+        return ["--steps", *map(str, self.steps), *rounds, *sizes]
 
-    def _shape_options(self) -> list[str]:
-        plain = asdict(Shape())
-        return [s for k, v in asdict(self.shape).items() if v != plain[k] for s in (f"--shape.{k}", str(v))]
+
+def rows_of(group: Group, times: dict[str, Any], peaks: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One row for each number of steps and variant, ratios to the baseline at as many steps."""
+    for steps, found in times.items():
+        rounds = {name: [Seconds(**s) for s in each] for name, each in found.items()}
+        base = peaks[steps][group.baseline.name]
+        for name, each in rounds.items():
+            row = {"variant": name, "steps": int(steps)} | summary(each, rounds[group.baseline.name])
+            peak = peaks[steps][name]
+            yield row | {"peak_mib": peak, "peak_ratio": round(peak / base, 4) if base else None}
 
 
 def table(group: Group, rows: list[dict[str, Any]]) -> list[str]:
     """Lines of text, one for each row; ratios in the columns marked x."""
     out = [f"{group.title}: x = ratio to '{group.baseline.name}' at as many inner steps, 1 thread"]
-    out.append(f"{'steps':>5}  {'variant':36}{'cpu s':>8}{'x':>7}{'wall s':>8}{'x':>7}{'MiB':>8}{'x':>7}")
+    out.append(f"{'steps':>5}  {'variant':36}{'cpu s':>8}{'x':>7}{'wall s':>8}{'x':>7}{'MiB':>8}{'x':>7}  rounds")
     for r in rows:
         times = f"{r['cpu_s']:8.2f}{r['cpu_ratio']:7.2f}{r['wall_s']:8.2f}{r['wall_ratio']:7.2f}"
         share = f"{r['peak_ratio']:7.2f}" if r["peak_ratio"] is not None else f"{'-':>7}"
-        out.append(f"{r['steps']:5}  {r['variant']:36}{times}{r['peak_mib']:8.0f}{share}")
+        out.append(f"{r['steps']:5}  {r['variant']:36}{times}{r['peak_mib']:8.0f}{share}{r['rounds']:8}")
     return [*out, ""]
 
 

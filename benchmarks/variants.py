@@ -109,9 +109,9 @@ def plain_maml(shape: Shape, steps: int, dtype: torch.dtype = torch.float32) -> 
     return lambda: one_graph_loop(net, params, tasks, method.inner_rate, steps)
 
 
-def bmssl(shape: Shape, steps: int, adapt: Adapt, graph: Graph = "unrolled") -> Step:
+def bmssl(shape: Shape, steps: int, adapt: Adapt) -> Step:
     """BMSSL on T tasks: loss, gradient and normalisation statistics, as in training."""
-    return _training_step(BMSSL(adapt=adapt, inner_steps=steps, graph=graph, tasks=shape.tasks), shape)
+    return _training_step(BMSSL(adapt=adapt, inner_steps=steps, tasks=shape.tasks), shape)
 
 
 def simclr(shape: Shape, steps: int) -> Step:
@@ -155,7 +155,6 @@ GROUPS: dict[str, Group] = {
             Variant("head", lambda shape, steps: bmssl(shape, steps, "head")),
             Variant("last", lambda shape, steps: bmssl(shape, steps, "last")),
             Variant("all", lambda shape, steps: bmssl(shape, steps, "all")),
-            Variant("all, adjoint", lambda shape, steps: bmssl(shape, steps, "all", "adjoint")),
         ),
     ),
 }
