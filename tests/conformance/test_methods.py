@@ -24,7 +24,7 @@ from selftaught.core.types import Examples, Params, State, Task, merged
 from selftaught.methods import METHODS
 
 KINDS: dict[str, type[Any]] = {**METHODS, "outsider": AlignmentUniformity}
-STEPS = 12
+STEPS = 10
 WITH_PATH = [name for name, kind in KINDS.items() if "path" in choices(kind)]
 each_method = pytest.mark.parametrize("name", KINDS)
 each_norm = pytest.mark.parametrize("norm", ["batch", "group"])
@@ -110,6 +110,17 @@ def test_log_figures_are_scalars_and_finite(name: str) -> None:
     _, figures = next(train(toy.method, toy.net, toy.source, toy.optimizer, toy.state, 1))
     assert {"loss", "gradient_norm"} <= figures.keys()
     assert all(np.isfinite(value) for value in figures.values())
+
+
+@each_method
+def test_the_encoders_statistics_move_once_a_step(name: str) -> None:
+    for adapt in choices(KINDS[name]).get("adapt", (None,)):
+        toy = build(tiny(KINDS[name], **({} if adapt is None else {"adapt": adapt})))
+        before, after = toy.state.slow, toy.after(2).slow
+        counts = [k for k in after if k.startswith("encoder.") and k.endswith("num_batches_tracked")]
+        assert counts and all(after[k] == before[k] + 2 for k in counts), adapt
+        means = [k for k in after if k.startswith("encoder.") and k.endswith("running_mean")]
+        assert len(means) == len(counts) and not any(torch.equal(after[k], before[k]) for k in means), adapt
 
 
 # ----------------------------------------------------------------------------------------- nothing aside

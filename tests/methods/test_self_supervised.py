@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from selftaught.core.functional import apply, params_of, part
 from selftaught.core.train import start, train
-from selftaught.core.types import Aux, Examples, Params
+from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.views import Views
 from selftaught.losses.contrastive import info_nce, nt_xent
 from selftaught.methods.byol import BYOL
@@ -57,7 +57,12 @@ def test_protonet_is_the_papers_formula() -> None:
         centres = torch.stack([support[[n, 3 + n]].mean(0) for n in range(3)])
         logits = -torch.stack([(query - c).square().sum(-1) for c in centres], 1)
         losses.append(F.cross_entropy(logits, torch.tensor([0, 1, 2] * 2)))
-    assert torch.allclose(method.loss(net, params, slow, tasks)[0], torch.stack(losses).mean(), rtol=1e-10)
+    loss = method.loss(net, params, slow, tasks)[0]
+    assert torch.allclose(loss, torch.stack(losses).mean(), rtol=1e-10)
+    rows = torch.tensor([4, 0, 2, 5, 1, 3])  # labels count, and not the order of rows
+    assert tasks.support.y is not None
+    shuffled = Task(Examples(tasks.support.x[:, rows], tasks.support.y[:, rows]), tasks.query, tasks.ways)
+    assert torch.allclose(method.loss(net, params, slow, shuffled)[0], loss, rtol=1e-10)
 
 
 @pytest.mark.parametrize("views", [2, 3])
@@ -77,7 +82,7 @@ def test_views_of_puts_a_picture_into_one_column() -> None:
     """[V, T*N]: entry (v, t*N + n) is view v of picture n of task t, support views first."""
     source = SimCLR(batch=5, views=3).source(pictures(), Views())  # without changes a view is its picture
     first, second = (source(torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    both = first.__class__(
+    both = Task(
         Examples(torch.cat([first.support.x, second.support.x])),
         Examples(torch.cat([first.query.x, second.query.x])),
         ways=5,

@@ -79,6 +79,17 @@ def test_pure_in_the_generator() -> None:
     assert torch.equal(second.query.x, source(resumed).query.x)
 
 
+def test_both_sides_are_drawn_afresh_every_time() -> None:
+    """The same twenty pictures twice, put in the order of the set: no view comes back."""
+    source = ViewTasks(draw_strokes(5, 4, size=16), TURN, 1, 20, 1, 1)
+    generator = torch.Generator().manual_seed(0)
+    once, again = source(generator), source(generator)
+    assert once.index is not None and again.index is not None
+    a, b = once.index[0].argsort(), again.index[0].argsort()
+    assert not (once.support.x[0, a] == again.support.x[0, b]).flatten(1).all(-1).any()
+    assert not (once.query.x[0, a] == again.query.x[0, b]).flatten(1).all(-1).any()
+
+
 def test_the_set_is_not_written_to() -> None:
     pictures = draw_strokes(5, 4, size=16)
     before = pictures.x.clone()
