@@ -147,7 +147,7 @@ def test_errors_name_the_shape() -> None:
         ResNet18(1, width=36)
     with pytest.raises(ConfigError, match="multiples of 8"):
         ResNet18(1, width=32, norm="group")
-    with pytest.raises(ValueError, match="15 pixels"):
+    with pytest.raises(ConfigError, match="15 pixels"):
         Conv4(1, 15)
 
 
@@ -224,12 +224,7 @@ def test_second_derivative_equals_finite_differences(name: str) -> None:
         assert (exact[k] - rough[k]).abs().max() < 1e-5 * scale, k
 
 
-NO_VMAP = pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="Conv4 asks for a memory format, which vmap lacks"
-)
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=NO_VMAP) if n.startswith("conv4") else n for n in SMALL])
+@pytest.mark.parametrize("name", list(SMALL))
 def test_vmap_over_tasks_equals_the_loop(name: str) -> None:
     net = build(name).double()
     x = torch.rand(3, 4, 1, 28, 28, dtype=torch.float64)
@@ -302,17 +297,7 @@ def test_update_moves_statistics_by_the_momentum() -> None:
     assert not any(v.requires_grad for v in moved.values())
 
 
-MODES = [
-    "running",
-    "batch",
-    pytest.param(
-        "update",
-        marks=pytest.mark.xfail(strict=True, reason="apply(norm='update') moves the statistics it was given"),
-    ),
-]
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["running", "batch"])
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)
 def test_apply_changes_nothing_it_was_given(name: str, mode: str) -> None:
     net = build(name)
@@ -321,6 +306,12 @@ def test_apply_changes_nothing_it_was_given(name: str, mode: str) -> None:
     apply(net, weights, torch.rand(4, 1, 28, 28), mode)
     assert_same(weights, before)
     assert_same(weights_of(net), own)
+
+
+def test_apply_refuses_to_move_statistics() -> None:
+    net = build("conv4-batch")
+    with pytest.raises(ValueError, match="apply_update"):
+        apply(net, warm(net), torch.rand(4, 1, 28, 28), "update")
 
 
 @pytest.mark.parametrize("name", WITH_BATCH_NORM)

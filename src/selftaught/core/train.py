@@ -1,6 +1,7 @@
 """The one training loop. Logging, saving and stopping live outside, around the iterator."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,10 @@ def train(
     `state.generator`.
     """
     while state.step < steps:
-        tasks = source(state.generator)
-        state, aux = outer_step(method, net, optimizer, state, tasks)
+        # A generator of its own: should the step fail, the state before it is still whole.
+        generator = state.generator.clone_state()
+        tasks = source(generator)
+        state, aux = outer_step(method, net, optimizer, replace(state, generator=generator), tasks)
         yield state, {k: float(v) for k, v in aux.metrics.items()}
 
 
