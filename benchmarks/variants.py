@@ -139,7 +139,7 @@ def _gradient(
 GROUPS: dict[str, Group] = {
     "maml": Group(
         "maml",
-        "MAML, second order",
+        "MAML",
         (
             Variant("plain loop, one backward at the end", plain_maml),
             Variant("unrolled", lambda shape, steps: maml(shape, steps, "unrolled")),
