@@ -42,7 +42,7 @@ STUDENT_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 METHODS: dict[str, Method] = {
     "bmssl": BMSSL(),
-    "simclr": SimCLR(batch=64),
+    "simclr": SimCLR(batch=32, temperature=0.1),
     "protoclr": ProtoCLR(),
     "umtra": UMTRA(),
 }
@@ -86,7 +86,7 @@ class Omniglot:
     sizes: tuple[int, ...] = (20, 100, 500, 2720, 0)
     """Numbers of unlabelled pictures; 0 stands for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    views: int = 40_000
+    views: int = 16_000
     seconds: float = 0.0
     split: Split = "report"
     threads: int = 1

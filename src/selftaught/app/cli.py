@@ -242,18 +242,18 @@ def doctor(
             _out.print(f"        {finding.way_out}")
 
 
-def demo(out: Path = Path("demo-run"), steps: int = 0, seed: int = 0) -> None:
+def demo(out: Path | None = None, steps: int = 0, seed: int = 0) -> None:
     """Train on packaged drawings without labels and name drawings of things never seen (under 3 minutes).
 
     Args:
-        out: A new folder for the runs and the report.
+        out: A new folder for the runs and the report (by default demo-run, or demo-run-2 and so on).
         steps: Outer steps of each method; 0 takes the demonstration's own number.
         seed: Everything random follows from it.
     """
     from selftaught.app.demo import STEPS, overlapping
     from selftaught.app.demo import demo as run_demo
 
-    done = run_demo(out, steps or STEPS, seed, command=_command())
+    done = run_demo(out or _free("demo-run"), steps or STEPS, seed, command=_command())
     _accuracies(done["rows"])
     touching = overlapping(done["rows"], "BMSSL")
     _out.print(
@@ -302,6 +302,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 141
     return 0
+
+
+def _free(name: str) -> Path:
+    """The first of NAME, NAME-2, NAME-3 ... that does not exist."""
+    return next(p for i in range(1, 10_000) if not (p := Path(name if i == 1 else f"{name}-{i}")).exists())
 
 
 def _place(data: str) -> Any:

@@ -6,13 +6,14 @@ follows Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, arXiv 2109.0
     task i      N pictures, each its own class; S support views and Q query views of each
     level 1     w_0 = the learned start;  w_{k+1} = w_k - alpha * grad NT-Xent(w_k; support),  k < K
     target      from w_K: L - 1 more such steps, then one step on the query loss; a constant w~
-    level 2     theta <- theta - beta * grad mean_i [ mu(w~_i, w_K,i(theta)) + c * InfoNCE(w_K,i; query) ]
-                mu = KL between the posteriors of query views over the task's N prototypes (mean support views)
+    level 2     theta <- theta - beta * grad mean_i [ b * mu(w~_i, w_K,i(theta)) + c * contrast(w_K,i) ]
+                mu = KL between the posteriors of query views over the task's N prototypes (mean support views);
+                contrast = NT-Xent over all views, or InfoNCE of the query views against the prototypes
 
 The paper's (abstract and introduction): tasks reconstructed from unlabelled pictures, the bi-level loop, and
 the model's own meta-gradient target. Our choice, since its full text and code were not at hand: the formula
 in exactly this form, that only the projector head (`adapt="head"`), the last block too (`"last"`) or
-everything (`"all"`) moves in level 1, the contrastive term c, and all values below.
+everything (`"all"`) moves in level 1, the contrastive term, and all values below.
 """
 
 from dataclasses import dataclass
@@ -48,20 +49,20 @@ class BMSSL:
 
     adapt: Adapt = "head"
     inner_steps: int = 1
-    inner_rate: float = 0.1
+    inner_rate: float = 0.01
     bootstrap_steps: int = 5
     target_rate: float | None = None
     matching: Literal["kl", "kl-reverse", "l2"] = "kl"
-    bootstrap: float = 1.0
+    bootstrap: float = 0.3
     contrastive: float = 1.0
-    outer: Literal["info-nce", "nt-xent"] = "info-nce"
-    temperature: float = 0.2
+    outer: Literal["info-nce", "nt-xent"] = "nt-xent"
+    temperature: float = 0.1
     hidden: int = 256
     out: int = 64
     graph: Graph = "unrolled"
     path: Path | None = None
     tasks: int = 1
-    ways: int = 64
+    ways: int = 32
     support_views: int = 2
     query_views: int = 2
 
