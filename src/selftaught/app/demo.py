@@ -17,7 +17,11 @@ from selftaught.data.pictures import Pictures
 from selftaught.evaluate.table import Row
 
 STEPS = 300
-METHODS = {"BMSSL": "bmssl", "SimCLR": "simclr"}
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "BMSSL": ("bmssl", {"ways": 32, "support_views": 2, "query_views": 2}),
+    "SimCLR": ("simclr", {"batch": 64, "views": 2, "temperature": 0.1}),
+}
+"""Both see 128 views in a step, so equal steps are equal budgets."""
 
 
 def demo(out: Path, steps: int = STEPS, seed: int = 0, quiet: bool = False, command: str = "") -> dict[str, Any]:
@@ -30,9 +34,9 @@ def demo(out: Path, steps: int = STEPS, seed: int = 0, quiet: bool = False, comm
     began = time.monotonic()
     pictures = read_emoji(split="train")
     models: dict[str, Model] = {}
-    for name, method in METHODS.items():
+    for name, (method, options) in METHODS.items():
         models[name] = pretrain(
-            pictures, out=out / method, method=method, size=32, views="flat", steps=_steps(method, steps),
+            pictures, out=out / method, method=method, options=options, size=32, views="flat", steps=steps,
             seed=seed, quiet=quiet, command=command,
         )  # fmt: skip
     trained = time.monotonic()
@@ -47,11 +51,6 @@ def demo(out: Path, steps: int = STEPS, seed: int = 0, quiet: bool = False, comm
         "prediction": prediction,
         "seconds": {"training": trained - began, "everything": time.monotonic() - began},
     }
-
-
-def _steps(method: str, steps: int) -> int:
-    """Both methods see the same number of views: SimCLR's batch has as many as BMSSL's."""
-    return steps if method in METHODS.values() else 0
 
 
 def _one_prediction(model: Model, unseen: Pictures, out: Path) -> Any:

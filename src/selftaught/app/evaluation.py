@@ -61,7 +61,7 @@ def untrained(model: Model, pictures: Pictures) -> Features:
     found = untrained_features(
         lambda: build_encoder(c.encoder, c.channels, c.size, c.seed, **c.options), pictures.x[:2048], pictures.x
     )
-    return Features("untrained encoder", found.features, found.norm)
+    return Features("untrained encoder", found.features, "none" if found.norm == "none" else "evaluated pictures")
 
 
 def _fitting_queries(pictures: Pictures, shots: int) -> int:

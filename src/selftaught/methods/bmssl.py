@@ -12,8 +12,7 @@ follows Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, arXiv 2109.0
 
 The paper's (abstract and introduction): tasks reconstructed from unlabelled pictures, the bi-level loop, and
 the model's own meta-gradient target. Our choice, since its full text and code were not at hand: the formula
-in exactly this form, that only the projector head (`adapt="head"`), the last block too (`"last"`) or
-everything (`"all"`) moves in level 1, the contrastive term, and all values below.
+in exactly this form, what moves in level 1 (`adapt`), the contrastive term, and all values below.
 """
 
 from dataclasses import dataclass
