@@ -41,32 +41,33 @@ TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
 STUDENT_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 METHODS: dict[str, Method] = {
-    "bmssl": BMSSL(),
+    "bmssl": BMSSL(ways=16),
     "simclr": SimCLR(batch=32, temperature=0.1),
-    "protoclr": ProtoCLR(),
-    "umtra": UMTRA(),
+    "protoclr": ProtoCLR(ways=16),
+    "umtra": UMTRA(inner_rate=0.4),
 }
-"""Each with the settings chosen on the tuning alphabets; rates in `RATES`."""
+"""Each with the settings chosen on the tuning alphabets at this budget; `RATES` are the outer rates."""
 
-RATES = {"bmssl": 1e-3, "simclr": 1e-3, "protoclr": 1e-3, "umtra": 1e-3}
+RATES = {"bmssl": 1e-3, "simclr": 1e-3, "protoclr": 3e-3, "umtra": 1e-3}
 
 ABLATIONS: dict[str, Method] = {
-    "bmssl": BMSSL(),
-    "no inner step (K=0)": BMSSL(inner_steps=0),
-    "K=3": BMSSL(inner_steps=3),
-    "no bootstrap (L=0)": BMSSL(bootstrap_steps=0),
-    "neither (K=0, L=0)": BMSSL(inner_steps=0, bootstrap_steps=0),
-    "L=1": BMSSL(bootstrap_steps=1),
-    "L=10": BMSSL(bootstrap_steps=10),
-    "KL(current || target)": BMSSL(matching="kl-reverse"),
-    "no contrastive term": BMSSL(contrastive=0.0),
-    "outer term InfoNCE to prototypes": BMSSL(outer="info-nce"),
-    "temperature 0.1": BMSSL(temperature=0.1),
-    "temperature 0.4": BMSSL(temperature=0.4),
-    "first-order inner loop": BMSSL(graph="first-order"),
-    "adapt last": BMSSL(adapt="last"),
-    "adapt all": BMSSL(adapt="all"),
+    "bmssl": BMSSL(ways=16),
+    "neither level 1 nor target (K=0, L=0)": BMSSL(ways=16, inner_steps=0, bootstrap_steps=0),
+    "no target (L=0)": BMSSL(ways=16, bootstrap_steps=0),
+    "no level 1 (K=0)": BMSSL(ways=16, inner_steps=0),
+    "K=3": BMSSL(ways=16, inner_steps=3),
+    "L=1": BMSSL(ways=16, bootstrap_steps=1),
+    "target weight 1": BMSSL(ways=16, bootstrap=1.0),
+    "KL(current || target)": BMSSL(ways=16, matching="kl-reverse"),
+    "no contrastive term": BMSSL(ways=16, contrastive=0.0, bootstrap=1.0),
+    "InfoNCE to prototypes": BMSSL(ways=16, outer="info-nce"),
+    "temperature 0.2": BMSSL(ways=16, temperature=0.2),
+    "2 + 1 views": BMSSL(ways=16, query_views=1),
+    "32 ways": BMSSL(ways=32),
+    "adapt last": BMSSL(ways=16, adapt="last"),
+    "adapt all": BMSSL(ways=16, adapt="all"),
 }
+"""One change each; `--norm group` is another."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Omniglot:
     sizes: tuple[int, ...] = (20, 100, 500, 2720, 0)
     """Numbers of unlabelled pictures; 0 stands for all."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    views: int = 16_000
+    views: int = 12_800
     seconds: float = 0.0
     split: Split = "report"
     threads: int = 1

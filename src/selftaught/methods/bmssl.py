@@ -99,7 +99,7 @@ class BMSSL:
 
         path = self.path or ("batched" if self.adapt == "head" and self.graph != "adjoint" else "threads")
         loss, figures = over_tasks(one_task, own, moving, h, path=path)
-        return loss, Aux(figures, buffers)
+        return loss, Aux(figures, statistics_after(own, moving, buffers, h.flatten(0, 1)))
 
     def one_task(
         self, own: nn.Module, start: Params, support: Tensor, query: Tensor, ways: int
@@ -139,11 +139,8 @@ class BMSSL:
         return descend_detached(outer, w, fixed, rate, 1)
 
     def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
-        """Statistics from the shared pass; where the inner loop owns layers with statistics, one more pass."""
-        if self.adapt == "head":
-            return aux.buffers
-        x = torch.cat([tasks.support.x, tasks.query.x], 1).flatten(0, 1)
-        return statistics_after(net, params, slow, x)
+        """Statistics as the loss left them."""
+        return aux.buffers
 
     def learner(self, net: nn.Module) -> PrototypeLearner:
         """Nearest class mean by cosine on the encoder's output."""

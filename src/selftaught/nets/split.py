@@ -81,6 +81,9 @@ def shared_features(
 
 
 @torch.no_grad()
-def statistics_after(net: nn.Module, params: Params, buffers: Params, x: Tensor) -> Params:
-    """Running statistics after one more batch through the whole network."""
-    return apply_update(net, params, buffers, x)[1]
+def statistics_after(own: nn.Module, params: Params, buffers: Params, x: Tensor) -> Params:
+    """All `buffers`, those of `own` moved by one more batch; free where `own` keeps no statistics."""
+    mine = {k: buffers[k] for k, _ in own.named_buffers() if k in buffers}
+    if not mine:
+        return buffers
+    return buffers | apply_update(own, params, mine, x)[1]
