@@ -98,6 +98,15 @@ def test_evaluate_other_heads(world: Path, extra: list[str], capsys: pytest.Capt
     assert rows[0]["head" if "--head" in extra else "norm"] == extra[1]
 
 
+def test_evaluate_probes(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["evaluate", str(world / "run"), str(world / "labelled"), "--ways", "3", "--shots", "1"]
+    assert main([*call, "--episodes", "5", "--json", "--probes"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)
+    for word in ("effective rank", "linear probe", "5 nearest neighbours", "N=5"):
+        assert word in streams.err
+
+
 def test_evaluate_class_too_small(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["evaluate", str(world / "run"), str(world / "labelled"), "--ways", "3", "--shots", "3"]
     assert main(call) == 3

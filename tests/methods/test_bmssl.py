@@ -17,7 +17,10 @@ from selftaught.learners.inner import descend_detached
 from selftaught.losses.contrastive import nt_xent
 from selftaught.methods.bmssl import BMSSL
 
-SMALL: dict[str, Any] = {"tasks": 2, "ways": 5, "hidden": 12, "out": 6, "inner_steps": 2, "inner_rate": 0.3}
+SMALL: dict[str, Any] = {
+    "tasks": 2, "ways": 5, "hidden": 12, "out": 6, "inner_steps": 2, "inner_rate": 0.3, "temperature": 0.2,
+    "bootstrap": 1.0, "outer": "info-nce",
+}  # fmt: skip
 BOOTSTRAP_ONLY: dict[str, Any] = {**SMALL, "contrastive": 0.0}
 
 
@@ -187,7 +190,7 @@ def test_the_terms_add_up() -> None:
     setting = small(parts[0])
     both, bootstrap, contrast = (gradient(method, *setting)[0] for method in parts)
     assert torch.allclose(both, bootstrap + contrast, rtol=1e-12)
-    weighted = BMSSL(**SMALL | {"contrastive": 0.5}, bootstrap=3)
+    weighted = BMSSL(**SMALL | {"contrastive": 0.5, "bootstrap": 3})
     assert torch.allclose(gradient(weighted, *setting)[0], 3 * bootstrap + 0.5 * contrast, rtol=1e-12)
     _, aux = parts[0].loss(*setting)
     assert torch.allclose(aux.metrics["bootstrap"], bootstrap) and torch.allclose(
@@ -196,7 +199,7 @@ def test_the_terms_add_up() -> None:
 
 
 def test_outer_nt_xent_is_simclrs_loss_on_all_views() -> None:
-    method = BMSSL(**SMALL | {"inner_steps": 0, "tasks": 1}, bootstrap_steps=0, outer="nt-xent")
+    method = BMSSL(**SMALL | {"inner_steps": 0, "tasks": 1, "outer": "nt-xent"}, bootstrap_steps=0)
     net, params, slow, tasks = small(method, "group")
     x = torch.cat([tasks.support.x[0], tasks.query.x[0]])
     z = functional_call(net, params, (x,)).unflatten(0, (4, tasks.ways))

@@ -160,6 +160,7 @@ def evaluate(
     seed: int = 0,
     head: EvaluationHead = "prototype",
     norm: LearnerNorm = "running",
+    probes: bool = False,
     json: bool = False,
 ) -> None:
     """Few-shot accuracy on labelled pictures, beside raw pixels and an untrained encoder.
@@ -174,6 +175,7 @@ def evaluate(
         seed: Of the task list.
         head: prototype, ridge, logistic on fixed features; steps: a few inner steps of the whole network.
         norm: Which batch statistics: of training, of the support set, or of the query batch (transductive).
+        probes: Also a linear probe, nearest neighbours, geometry and the collision rate of pseudo-tasks.
         json: Rows as JSON.
     """
     from selftaught.app.evaluation import evaluate as measure
@@ -190,6 +192,11 @@ def evaluate(
         keep_rows(run, as_json(rows), _command())
         refresh_card(run, model)
     print(_json(as_json(rows))) if json else _accuracies(rows)
+    if probes:
+        from selftaught.app.inspection import inspect
+
+        for line in inspect(model, pictures, seed):
+            _err.print(line)
     _say_skipped(pictures.skipped)
 
 

@@ -33,14 +33,14 @@ class Accuracy:
 
     mean: float
     half_width_95: float
-    per_episode: Float64[Tensor, "E"]
+    per_episode: Float64[Tensor, " E"]
     plan: EpisodePlan
 
     def __str__(self) -> str:
         return f"{self.mean:.2f} ± {self.half_width_95:.2f} %"
 
 
-def summarise(per_episode: Float64[Tensor, "E"], plan: EpisodePlan) -> Accuracy:
+def summarise(per_episode: Float64[Tensor, " E"], plan: EpisodePlan) -> Accuracy:
     """The mean and interval of figures in percent, one per episode."""
     many = len(per_episode)
     half = 1.96 * per_episode.std().item() / math.sqrt(many) if many > 1 else math.nan
@@ -57,14 +57,14 @@ def paired_difference(a: Accuracy, b: Accuracy) -> Accuracy:
     return summarise(a.per_episode - b.per_episode, a.plan)
 
 
-def _correct(logits: Tensor, labels: Tensor) -> Float64[Tensor, "E"]:
+def _correct(logits: Tensor, labels: Tensor) -> Float64[Tensor, " E"]:
     """Percent correct [E] of logits [E Q N]."""
     return (logits.argmax(-1) == labels).double().mean(-1) * 100
 
 
 def few_shot(
     features: Float[Tensor, "B D"],
-    y: Int64[Tensor, "B"],
+    y: Int64[Tensor, " B"],
     plan: EpisodePlan,
     head: Head = "prototype",
     *,

@@ -29,9 +29,9 @@ class ProbeAccuracy:
 
 def linear_probe(
     train: Float[Tensor, "B D"],
-    train_y: Int64[Tensor, "B"],
+    train_y: Int64[Tensor, " B"],
     test: Float[Tensor, "Q D"],
-    test_y: Int64[Tensor, "Q"],
+    test_y: Int64[Tensor, " Q"],
     C: float = 1.0,
     max_iter: int = 1000,
 ) -> ProbeAccuracy:
@@ -47,9 +47,9 @@ def linear_probe(
 
 def knn(
     train: Float[Tensor, "B D"],
-    train_y: Int64[Tensor, "B"],
+    train_y: Int64[Tensor, " B"],
     test: Float[Tensor, "Q D"],
-    test_y: Int64[Tensor, "Q"],
+    test_y: Int64[Tensor, " Q"],
     k: int = 20,
 ) -> ProbeAccuracy:
     """The plain vote of the `k` (usually 5 and 20) training pictures with the highest cosine.

@@ -38,7 +38,7 @@ class Row:
 
 def evaluate_features(
     sets: Sequence[Features],
-    y: Int64[Tensor, "B"],
+    y: Int64[Tensor, " B"],
     plans: Sequence[EpisodePlan],
     head: Head = "prototype",
     names: Sequence[str] = (),

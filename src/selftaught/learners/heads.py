@@ -109,7 +109,7 @@ def logistic_logits(
     support: Float[Tensor, "S D"],
     query: Float[Tensor, "Q D"],
     ways: int,
-    y: Int64[Tensor, "S"] | None = None,
+    y: Int64[Tensor, " S"] | None = None,
     C: float = 1.0,
 ) -> Float[Tensor, "Q N"]:
     """scikit-learn's logistic regression on normalised features; one episode at a time, no gradient.

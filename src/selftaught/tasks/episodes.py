@@ -138,7 +138,7 @@ def _split(position: Tensor, shots: int) -> tuple[Tensor, Tensor]:
     return by_shot[:, :shots].flatten(1), by_shot[:, shots:].flatten(1)
 
 
-def draw_episodes(y: Int64[Tensor, "B"], plan: EpisodePlan, names: Sequence[str] = ()) -> Episodes:
+def draw_episodes(y: Int64[Tensor, " B"], plan: EpisodePlan, names: Sequence[str] = ()) -> Episodes:
     """The episodes of `plan` over pictures with labels `y`; the same arguments give the same list.
 
     Classes are drawn without replacement in uniformly random order, pictures without replacement inside a
