@@ -110,7 +110,7 @@ class Omniglot:
                     row = self._one(name, method, subset(train_set, size), held_out, seed, cost.get(name))
                     self._keep(key, row | {"name": name, "size": size, "seed": seed})
                     print(key, row, flush=True)
-        print(as_table(self._kept(), tuple(chosen), self.sizes))
+        print(as_table(self._kept(), tuple(chosen), self.sizes, self._kept("baselines")))
 
     def _one(
         self, name: str, method: Method, pictures: Pictures, held_out: Pictures, seed: int, cost: float | None
@@ -235,8 +235,9 @@ def summary(values: Sequence[float]) -> tuple[float, float]:
     return mean, STUDENT_975[len(values)] * spread / math.sqrt(len(values))
 
 
-def as_table(runs: dict[str, Any], names: Sequence[str], sizes: Sequence[int]) -> str:
-    """Markdown: one row per size and method, mean over seeds and its 95 % t-interval."""
+def as_table(runs: dict[str, Any], names: Sequence[str], sizes: Sequence[int], baselines: dict[str, Any]) -> str:
+    """Markdown: one row per size and method, mean over seeds and its 95 % t-interval; then the baselines, whose
+    interval is over episodes."""
     head = (
         "| pictures | method | " + " | ".join(f"{w}-way {k}-shot" for w, k in TASKS) + " | steps | CPU s | seeds |"
     )
@@ -247,9 +248,12 @@ def as_table(runs: dict[str, Any], names: Sequence[str], sizes: Sequence[int]) -
             if not rows:
                 continue
             cells = [summary([r[f"{w}w{k}s"][0] for r in rows]) for w, k in TASKS]
-            figures = " | ".join(f"{m:.1f} ± {h:.1f}" for m, h in cells)
+            figures = " | ".join(f"{m:.1f}" + (f" ± {h:.1f}" if math.isfinite(h) else "") for m, h in cells)
             cpu = sum(r["cpu_seconds"] for r in rows) / len(rows)
             lines.append(
                 f"| {size or 'all'} | {name} | {figures} | {rows[0]['steps']} | {cpu:.0f} | {len(rows)} |"
             )
+    for name, row in baselines.items():
+        figures = " | ".join("{:.1f} ± {:.1f}".format(*row[f"{w}w{k}s"]) for w, k in TASKS)
+        lines.append(f"| none | {name} | {figures} | - | - | - |")
     return "\n".join(lines)

@@ -9,16 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from benchmarks.__main__ import main
+from benchmarks.drawing import Curve, Panel, Row, draw, level_marks
+from benchmarks.measure import Seconds, paired_rounds, summary
+from benchmarks.variants import GROUPS, TINY, maml, plain_maml
 
 ROOT = Path(__file__).resolve().parents[2]
-# The benchmarks are no part of the installed package.
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.drawing import Curve, Panel, Row, draw, level_marks  # noqa: E402
-from benchmarks.measure import Seconds, paired_rounds, summary  # noqa: E402
-from benchmarks.variants import GROUPS, TINY, maml, plain_maml  # noqa: E402
-
 SMALL = ["--shape.tasks", "2", "--shape.queries", "2", "--shape.pictures", "3", "--shape.size", "16",
          "--shape.width", "8"]  # fmt: skip
 
