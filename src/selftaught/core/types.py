@@ -73,6 +73,7 @@ class Aux:
     carry: dict[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class TaskSource(Protocol):
     """Where tasks come from. Pure in the generator: the same generator state gives the same tasks."""
 
@@ -88,6 +89,7 @@ class Encoder(Protocol):
     def __call__(self, x: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Learner(Protocol):
     """How one task is learned: `adapt` to a support set, then `predict` [Q N] logits for new pictures.
 
@@ -100,6 +102,7 @@ class Learner(Protocol):
     def predict(self, adapted: Any, x: Tensor) -> Tensor: ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """One paper in one file: a frozen dataclass that is its own configuration.
 
@@ -132,6 +135,7 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """What improves the ability to learn. It takes a function, so that evolution fits as well as descent."""
 
@@ -140,6 +144,7 @@ class Optimizer(Protocol):
     def step(self, loss_fn: "LossFn", params: Params, opt: Params) -> tuple[Params, Params, Aux]: ...
 
 
+@runtime_checkable
 class LossFn(Protocol):
     """A scalar to make small, as a function of the parameters alone."""
 
