@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from scipy.stats import t as student
 
 from selftaught.artifacts.files import read_json, write_json
 from selftaught.core.functional import in_batches, part
@@ -38,7 +39,6 @@ SPLITS = {
     "tuning": ("omniglot_tuning_train20", "omniglot_tuning_5"),
 }
 TASKS = ((5, 1), (5, 5), (20, 1), (20, 5))
-STUDENT_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
 METHODS: dict[str, Method] = {
     "bmssl": BMSSL(ways=16),
@@ -111,6 +111,7 @@ class Omniglot:
                     self._keep(key, row | {"name": name, "size": size, "seed": seed})
                     print(key, row, flush=True)
         print(as_table(self._kept(), tuple(chosen), self.sizes, self._kept("baselines")))
+        print("\n".join(differences(self._kept(), tuple(chosen))))
 
     def _one(
         self, name: str, method: Method, pictures: Pictures, held_out: Pictures, seed: int, cost: float | None
@@ -232,7 +233,27 @@ def summary(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return mean, math.nan
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return mean, STUDENT_975[len(values)] * spread / math.sqrt(len(values))
+    return mean, float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+
+
+def differences(runs: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """The first method minus each other one, run by run of equal pictures and seed, with the 95 % t-interval."""
+    lines = []
+    own = {(r["size"], r["seed"]): r for r in runs.values() if r["name"] == names[0]}
+    for other in names[1:]:
+        pairs = [
+            (own[r["size"], r["seed"]], r)
+            for r in runs.values()
+            if r["name"] == other and (r["size"], r["seed"]) in own
+        ]
+        if len(pairs) < 2:
+            continue
+        found = []
+        for ways, shots in ((5, 1), (20, 1)):
+            mean, half = summary([a[f"{ways}w{shots}s"][0] - b[f"{ways}w{shots}s"][0] for a, b in pairs])
+            found.append(f"{ways}-way {shots}-shot {mean:+.1f} ± {half:.1f}")
+        lines.append(f"{names[0]} minus {other}: {', '.join(found)} ({len(pairs)} pairs)")
+    return lines
 
 
 def as_table(runs: dict[str, Any], names: Sequence[str], sizes: Sequence[int], baselines: dict[str, Any]) -> str:

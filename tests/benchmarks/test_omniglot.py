@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.omniglot import ABLATIONS, METHODS, Omniglot, as_table, subset, summary, views_per_step
+from benchmarks.omniglot import (
+    ABLATIONS,
+    METHODS,
+    Omniglot,
+    as_table,
+    differences,
+    subset,
+    summary,
+    views_per_step,
+)
 
 from benchmarks import omniglot
 from selftaught.data.pictures import Pictures
@@ -76,3 +85,14 @@ def test_one_seed_shows_no_interval() -> None:
         **{f"{w}w{k}s": [50, 1] for w, k in omniglot.TASKS},
     }
     assert "±" not in as_table({"x": run}, ["a"], [0], {})
+
+
+def test_differences_are_paired() -> None:
+    """A gap that is the same in every pair has no spread, however far the pairs lie apart."""
+    rows = {}
+    for seed in range(3):
+        for name, lead in (("a", 2.0), ("b", 0.0)):
+            figures = {f"{w}w{k}s": [50 + 10 * seed + lead, 1] for w, k in omniglot.TASKS}
+            rows[f"{name}{seed}"] = {"name": name, "size": 0, "seed": seed, **figures}
+    (line,) = differences(rows, ["a", "b"])
+    assert line.startswith("a minus b") and "+2.0 ± 0.0" in line and "3 pairs" in line
