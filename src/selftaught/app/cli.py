@@ -17,6 +17,7 @@ from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_s
 from selftaught.app.evaluation import EvaluationHead, as_json
 from selftaught.app.pretrain import pretrain as run_pretrain
 from selftaught.core.errors import ConfigError, SelftaughtError
+from selftaught.core.memory import keep_freed_memory
 from selftaught.data.pictures import Skipped
 from selftaught.evaluate.table import Row
 from selftaught.learners.prototype import LearnerNorm
@@ -358,6 +359,7 @@ def _predictions(found: Sequence[Prediction]) -> None:
 
 def run() -> None:
     """The installed script."""
+    keep_freed_memory()
     raise SystemExit(main())
 
 

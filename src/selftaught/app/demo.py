@@ -16,7 +16,7 @@ from selftaught.data.emoji import read_emoji
 from selftaught.data.pictures import Pictures
 from selftaught.evaluate.table import Row
 
-STEPS = 300
+STEPS = 250
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "BMSSL": ("bmssl", {"ways": 32, "support_views": 2, "query_views": 2}),
     "SimCLR": ("simclr", {"batch": 64, "views": 2, "temperature": 0.1}),
