@@ -10,9 +10,9 @@ _MOST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Ask glibc to keep freed memory for the next allocation; True where that worked (Linux with glibc).
 
-    By default everything above 32 MiB (a feature map of 128 pictures) is mapped anew and its pages are faulted in one by one: a
-    third of a training step of a small encoder on a CPU. It concerns the whole process, so only programs of
-    their own (the command line, the benchmarks) call it, never the library.
+    By default everything above 32 MiB (a feature map of 128 pictures) is mapped anew and its pages are faulted in
+    one by one: a third of a training step of a small encoder on a CPU. It concerns the whole process, so only the
+    command line, a program of its own, calls it, never the library.
     """
     if not sys.platform.startswith("linux"):
         return False
