@@ -13,10 +13,10 @@ if sys.argv[1] == "keep":
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(5):
+    for _ in range(20):
         torch.ones(2**24)  # 64 MiB: glibc maps what is above 32 anew each time
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
+faults(), faults()
 print(faults())
 """
 
@@ -28,4 +28,4 @@ def test_pages_are_not_faulted_in_again() -> None:
             subprocess.run([sys.executable, "-c", CODE, word], capture_output=True, text=True, check=True).stdout
         )
 
-    assert count("keep") * 3 < count("default")
+    assert 2 * count("keep") < count("default")
