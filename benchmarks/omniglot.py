@@ -271,8 +271,9 @@ def as_table(runs: dict[str, Any], names: Sequence[str], sizes: Sequence[int], b
             cells = [summary([r[f"{w}w{k}s"][0] for r in rows]) for w, k in TASKS]
             figures = " | ".join(f"{m:.1f}" + (f" ± {h:.1f}" if math.isfinite(h) else "") for m, h in cells)
             cpu = sum(r["cpu_seconds"] for r in rows) / len(rows)
+            shown = name.replace("|", "\\|")  # a bar would end the cell
             lines.append(
-                f"| {size or 'all'} | {name} | {figures} | {rows[0]['steps']} | {cpu:.0f} | {len(rows)} |"
+                f"| {size or 'all'} | {shown} | {figures} | {rows[0]['steps']} | {cpu:.0f} | {len(rows)} |"
             )
     for name, row in baselines.items():
         figures = " | ".join("{:.1f} ± {:.1f}".format(*row[f"{w}w{k}s"]) for w, k in TASKS)
