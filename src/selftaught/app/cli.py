@@ -71,8 +71,9 @@ def pretrain(
     if report:
         from selftaught.app.reporting import write_run_report
 
-        _say_skipped(model.read(_place(data)).skipped) if model.config.data.get("skipped") else None
-        _out.print(f"report: {write_run_report(out)}")
+        pictures = model.read(_place(data))
+        _say_skipped(pictures.skipped)
+        _out.print(f"report: {write_run_report(out, pictures)}")
     _out.print(f"next: selftaught adapt {shlex.quote(str(out))} LABELLED_FOLDER --out clf")
 
 
