@@ -1,41 +1,28 @@
 """How time and memory are measured: paired rounds, and the high-water mark of a process of its own."""
 
-import contextlib
 import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import torch
 
+from benchmarks.peers.meters import Reading, Seconds, Timed, peak_growth, timed
 from selftaught.core.over_tasks import available_cores
 
+__all__ = [
+    "Reading", "Seconds", "Timed", "environment", "in_fork", "in_fresh_process", "paired_rounds", "peak_growth",
+    "summary", "timed",
+]  # fmt: skip
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@final
-@dataclass(frozen=True)
-class Seconds:
-    """What one call took: by the clock, and of the processor (which other programs disturb less)."""
-
-    wall: float
-    cpu: float
-
-
-def timed(call: Callable[[], object]) -> Seconds:
-    """One call of `call`."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    call()
-    return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def paired_rounds(
@@ -57,7 +44,7 @@ def paired_rounds(
     return out
 
 
-def summary(own: Sequence[Seconds], baseline: Sequence[Seconds]) -> dict[str, Any]:
+def summary(own: Sequence[Timed], baseline: Sequence[Timed]) -> dict[str, Any]:
     """Medians in seconds, and the median over rounds of the ratio to the baseline's time in that round."""
     out: dict[str, Any] = {"rounds": len(own)}
     for kind in ("cpu", "wall"):
@@ -66,32 +53,6 @@ def summary(own: Sequence[Seconds], baseline: Sequence[Seconds]) -> dict[str, An
         out |= {f"{kind}_s": statistics.median(mine), f"{kind}_ratio": statistics.median(ratios)}
         out[f"{kind}_ratio_range"] = [min(ratios), max(ratios)]
     return {k: _rounded(v) for k, v in out.items()}
-
-
-def peak_growth(call: Callable[[], object]) -> float:
-    """By how many MiB the resident high-water mark during `call` exceeds the level before it.
-
-    Right only in a fresh process: memory that was freed before stays resident and would be used again.
-    """
-    with contextlib.suppress(OSError):
-        # Loading torch may have stood higher than it left things: start the mark from here.
-        Path("/proc/self/clear_refs").write_text("5")
-    before = _resident("VmRSS")
-    kept = call()
-    growth = _resident("VmHWM") - before
-    del kept
-    return round(growth, 1)
-
-
-def _resident(field: str) -> float:
-    """A line of Linux's status file in MiB; elsewhere the high-water mark of the process."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # Not ru_maxrss: a spawned process starts with its parent's mark there.
-        lines = [line for line in status.read_text().splitlines() if line.startswith(field)]
-        return int(lines[0].split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
 
 
 def in_fork(call: Callable[[], float]) -> float:
