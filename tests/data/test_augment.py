@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from selftaught.data.augment import affine, augment, border_colour, colour_maps, sampling_grid
+from selftaught.data.augment import augment, border_colour
+from selftaught.data.colour import colour_maps, draw_colours
+from selftaught.data.geometry import affine, draw_geometry, sampling_grid
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import FLAT, GLYPH, PHOTO, RECIPES, Views, choose_recipe
 
@@ -37,7 +39,9 @@ STROKES: dict[str, Views] = {
     "erase": Views(erase=1.0),
 }
 SINGLE = GEOMETRY | COLOUR | STROKES
-ALL = SINGLE | RECIPES
+ALL = (
+    SINGLE | RECIPES | {"exact": replace(PHOTO, exact_colour=True), "exact hue": Views(hue=0.3, exact_colour=True)}
+)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -50,6 +54,11 @@ def smooth(batch: int, channels: int = 3, side: int = 32, low: float = 0.3, high
     return F.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=True)
 
 
+def maps(batch: int, views: Views, side: int = 32) -> Tensor:
+    """The affine maps that `augment` uses with the same seed."""
+    return affine(draw_geometry(batch, (side, side), views, rng()), (side, side))
+
+
 # --- geometry against kornia ----------------------------------------------------------------------------
 
 
@@ -60,14 +69,14 @@ def pixel_maps(theta: Tensor, side: int) -> Tensor:
     return torch.linalg.inv(torch.linalg.inv(to_unit) @ full @ to_unit)
 
 
-@pytest.mark.parametrize("name", [n for n in GEOMETRY if n != "elastic"])
+@pytest.mark.parametrize("name", [n for n in GEOMETRY if n not in ("elastic", "crop")])
 def test_geometry_equals_kornia_warp(name: str) -> None:
     views = GEOMETRY[name]
     x = smooth(6)
     ours = augment(x, views, rng())
-    maps = pixel_maps(affine(6, views, rng()), 32)[:, :2]
+    warp = pixel_maps(maps(6, views), 32)[:, :2]
     background = border_colour(x)
-    reference = kornia.geometry.warp_affine(x - background, maps, (32, 32), align_corners=True) + background
+    reference = kornia.geometry.warp_affine(x - background, warp, (32, 32), align_corners=True) + background
     torch.testing.assert_close(ours, reference, rtol=0, atol=2e-4)
     assert (ours - x).abs().mean() > 1e-3
 
@@ -75,7 +84,7 @@ def test_geometry_equals_kornia_warp(name: str) -> None:
 def test_rotation_turns_as_kornia_turns() -> None:
     """Degrees, about the middle, one sign convention: positive angles turn against the clock."""
     x, views = smooth(8), Views(rotate=30)
-    theta = affine(8, views, rng())
+    theta = maps(8, views)
     degrees = torch.atan2(theta[:, 1, 0], theta[:, 0, 0]) * 180 / math.pi
     assert degrees.abs().max() <= 30 and degrees.min() < -5 and degrees.max() > 5
     reference = kornia.geometry.rotate(x, degrees)
@@ -102,27 +111,53 @@ def test_flip_is_kornias_mirror() -> None:
 
 
 def test_ranges_of_the_draws() -> None:
-    shift = affine(2000, Views(translate=0.2), rng())[:, :, 2]
+    shift = maps(2000, Views(translate=0.2))[:, :, 2]
     # Half a side is 1 in these coordinates: a fifth of the side is 0.4.
     assert 0.38 < shift.abs().max() <= 0.4
-    shear = affine(2000, Views(shear=20), rng())
+    shear = maps(2000, Views(shear=20))
     slope = torch.atan(shear[:, 0, 1]) * 180 / math.pi
     assert 19 < slope.abs().max() <= 20.001 and shear[:, 1, 0].abs().max() == 0
-    zoom = 1 / affine(2000, Views(scale=(0.5, 2.0)), rng())[:, 0, 0]
+    zoom = 1 / maps(2000, Views(scale=(0.5, 2.0)))[:, 0, 0]
     assert 0.5 <= zoom.min() < 0.52 and 1.95 < zoom.max() <= 2.001
     # As many draws enlarge as shrink.
     assert abs(float((zoom > 1).float().mean()) - 0.5) < 0.05
 
 
+@pytest.mark.parametrize("size", [(32, 32), (20, 31)])
+def test_crop_is_the_window_resized(size: tuple[int, int]) -> None:
+    """As torchvision does it: cut out, then enlarge; the pixels beyond the window play no part. And mirrored."""
+    x = torch.rand(30, 3, *size, generator=rng(2))
+    views = Views(crop=(0.08, 1.0), flip=0.5)
+    drawn = draw_geometry(30, size, views, rng())
+    expected = []
+    for picture, (left, top), (width, height), mirror in zip(
+        x, drawn.start.T.int().tolist(), drawn.length.T.int().tolist(), drawn.mirror.tolist(), strict=True
+    ):
+        window = picture[None, :, top : top + height, left : left + width]
+        resized = F.interpolate(window, size=size, mode="bilinear", align_corners=False, antialias=True)
+        expected.append(resized.flip(-1) if mirror else resized)
+    torch.testing.assert_close(augment(x, views, rng()), torch.cat(expected), rtol=0, atol=2e-5)
+
+
+def test_crop_with_a_turn_looks_beyond_its_window() -> None:
+    """The window is then one more affine map."""
+    views = Views(crop=(0.25, 0.25), rotate=1e-5)
+    x = smooth(20)
+    drawn = draw_geometry(20, (32, 32), views, rng())
+    warp = pixel_maps(affine(drawn, (32, 32)), 32)[:, :2]
+    reference = kornia.geometry.warp_affine(x, warp, (32, 32), align_corners=True, padding_mode="border")
+    inside = (..., slice(2, 30), slice(2, 30))
+    torch.testing.assert_close(augment(x, views, rng())[inside], reference[inside], rtol=0, atol=2e-4)
+
+
 def test_crop_keeps_its_window_inside() -> None:
-    theta = affine(2000, Views(crop=(0.25, 1.0)), rng())
-    wide, high = theta[:, 0, 0], theta[:, 1, 1]
-    area, ratio = wide * high, wide / high
-    assert area.min() + 1e-6 >= 0.25 and area.min() < 0.27 and area.max() > 0.95
-    assert ratio.min() >= 3 / 4 - 1e-5 and ratio.max() <= 4 / 3 + 1e-5
-    assert (theta[:, :, 2].abs() <= 1 - torch.stack([wide, high], 1) + 1e-6).all()
-    grid = sampling_grid(200, (32, 32), Views(crop=(0.25, 1.0)), rng())
-    assert grid.abs().max() <= 1
+    for size in ((32, 32), (5, 90), (90, 5), (1, 1)):
+        drawn = draw_geometry(500, size, Views(crop=(0.08, 1.0)), rng())
+        assert (drawn.start >= 0).all() and (drawn.length >= 1).all()
+        assert (drawn.start + drawn.length <= torch.tensor([[size[1]], [size[0]]])).all()
+        assert (drawn.start == drawn.start.round()).all() and (drawn.length == drawn.length.round()).all()
+        grid = sampling_grid(200, size, Views(crop=(0.25, 1.0)), rng())
+        assert grid.shape == (200, *size, 2) and grid.abs().max() < 1
 
 
 def test_elastic_is_smooth_and_of_the_stated_size() -> None:
@@ -139,7 +174,7 @@ def test_elastic_is_smooth_and_of_the_stated_size() -> None:
 
 def factors(name: str, x: Tensor) -> Tensor:
     """The drawn factor of each picture, read from its colour matrix."""
-    matrix, _ = colour_maps(x, COLOUR[name], rng())
+    matrix, _ = colour_maps(draw_colours(len(x), COLOUR[name], rng()), x.mean((2, 3)))
     if name == "saturation":
         return (matrix.diagonal(dim1=1, dim2=2).sum(-1) - 1) / 2
     return matrix.sum(-1)[:, 0]
@@ -185,7 +220,7 @@ def test_hue_turns_colour_and_leaves_light() -> None:
     assert (turned - x).abs().mean() > 5e-3
     grey = smooth(6, 1).expand(-1, 3, -1, -1)
     torch.testing.assert_close(augment(grey, COLOUR["hue"], rng()), grey, rtol=0, atol=1e-4)
-    matrix, _ = colour_maps(x, COLOUR["hue"], rng())
+    matrix, _ = colour_maps(draw_colours(6, COLOUR["hue"], rng()), x.mean((2, 3)))
     torch.testing.assert_close(torch.linalg.det(matrix), torch.ones(6), rtol=0, atol=1e-4)
 
 
@@ -361,6 +396,6 @@ def test_choose_recipe() -> None:
 def test_glyphs_are_never_mirrored() -> None:
     """A mirror changes the class of a character."""
     assert GLYPH.flip == 0 and GLYPH.rotate < 45
-    determinants = torch.linalg.det(affine(500, GLYPH, rng())[:, :, :2])
+    determinants = torch.linalg.det(maps(500, GLYPH)[:, :, :2])
     assert (determinants > 0).all()
-    assert (torch.linalg.det(affine(500, replace(FLAT, flip=1.0), rng())[:, :, :2]) < 0).all()
+    assert (torch.linalg.det(maps(500, replace(FLAT, flip=1.0))[:, :, :2]) < 0).all()
