@@ -6,8 +6,10 @@ from typing import Any, Protocol, cast
 
 import tyro
 
+from benchmarks.episodes import Episodes
 from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
+from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
 
 
@@ -18,8 +20,10 @@ class Benchmark(Protocol):
 
 
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
+    "episodes": Episodes,
     "meta_step": MetaStep,
     "omniglot": Omniglot,
+    "peers": Peers,
     "pipeline": Pipeline,
 }
 """Every benchmark there is; a new one is a line here."""

@@ -1,6 +1,7 @@
 """How time and memory are measured: paired rounds, and the high-water mark of a process of its own."""
 
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -15,11 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.peers.meters import Reading, Seconds, Timed, peak_growth, timed
-from selftaught.core.over_tasks import available_cores
 
 __all__ = [
     "Reading", "Seconds", "Timed", "environment", "in_fork", "in_fresh_process", "paired_rounds", "peak_growth",
-    "summary", "timed",
+    "rank_interval", "summary", "timed",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,14 +45,31 @@ def paired_rounds(
 
 
 def summary(own: Sequence[Timed], baseline: Sequence[Timed]) -> dict[str, Any]:
-    """Medians in seconds, and the median over rounds of the ratio to the baseline's time in that round."""
+    """Medians in seconds, and the median over rounds of the ratio to the baseline's time in that round with its
+    `rank_interval`."""
     out: dict[str, Any] = {"rounds": len(own)}
     for kind in ("cpu", "wall"):
         mine = [getattr(s, kind) for s in own]
         ratios = [a / getattr(b, kind) for a, b in zip(mine, baseline, strict=True)]
         out |= {f"{kind}_s": statistics.median(mine), f"{kind}_ratio": statistics.median(ratios)}
+        low, high, coverage = rank_interval(ratios)
         out[f"{kind}_ratio_range"] = [min(ratios), max(ratios)]
+        out |= {f"{kind}_ratio_interval": [low, high], "interval_coverage": coverage}
     return {k: _rounded(v) for k, v in out.items()}
+
+
+def rank_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Two of the `values` that enclose the median of what they were drawn from, and with which probability.
+
+    The narrowest pair of equal ranks from either end that does so with probability `level`; with too few values
+    (five or fewer for 0.95) the outermost pair, whose probability is lower. It is that of the median lying
+    between two order statistics, 1 - 2 P(Binomial(n, 1/2) < rank); no other property of the values is used.
+    """
+    ordered, n = sorted(values), len(values)
+    tails = [2 * sum(math.comb(n, i) for i in range(rank)) / 2**n for rank in range(1, n // 2 + 1)]
+    inside = [rank for rank, tail in enumerate(tails, 1) if 1 - tail >= level]
+    rank = max(inside, default=1)
+    return ordered[rank - 1], ordered[n - rank], 1 - tails[rank - 1] if tails else 0.0
 
 
 def in_fork(call: Callable[[], float]) -> float:
@@ -87,16 +104,21 @@ def in_fresh_process(arguments: Sequence[str]) -> Any:
     return json.loads(done.stdout)
 
 
-def environment() -> dict[str, Any]:
+def environment(threads: int = 1) -> dict[str, Any]:
     """What a reader needs to place the numbers."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "cores": available_cores(),
-        "threads": 1,
+        "cores": _cores(),
+        "threads": threads,
         "busy": _load(),
     }
+
+
+def _cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _load() -> float | None:

@@ -1,37 +1,91 @@
-"""Time and peak memory of one meta-step against the number of inner steps."""
+"""Time and peak memory of one meta-step: against the number of inner steps, and against other libraries."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 from benchmarks.drawing import Curve, Panel, Row, draw
 from benchmarks.measure import Seconds, environment, in_fresh_process, summary
 from benchmarks.variants import GROUPS, Group, Shape
 from selftaught.artifacts.files import write_json, write_text
 
+RESULTS, FIGURES = Path("benchmarks/results"), Path("docs/figures")
+Curved = Literal["tasks", "size", "steps"]
+
 
 @final
 @dataclass(frozen=True)
 class MetaStep:
     """One step of MAML (unrolled, adjoint, first order) and of BMSSL (head, last, all), each against a named
-    baseline: a hand-written loop with one backward pass at the end, and SimCLR on as many views."""
+    baseline: a hand-written loop with one backward pass at the end, and SimCLR on as many views. With `peers`,
+    MAML or ANIL against those libraries, each in an environment of its own (see `benchmarks.peers`)."""
 
-    steps: tuple[int, ...] = (1, 5, 10, 20)
-    """Numbers of inner steps."""
+    steps: tuple[int, ...] = ()
+    """Numbers of inner steps; where not given 1, 5, 10 and 20, with peers 5."""
     rounds: int = 3
     """Times that each variant runs, in turns."""
     limit: float = 30.0
-    """Processor seconds for each number of inner steps of a group; later rounds are left out."""
+    """Processor seconds for each number of inner steps of a group (with peers, seconds by the clock for each
+    comparison); later rounds are left out."""
     shape: Shape = field(default_factory=Shape)
     """Sizes of the work."""
-    out: Path = Path("benchmarks/results/meta_step.json")
-    """Where the numbers go."""
-    figure: Path = Path("docs/figures/meta_step.svg")
-    """Where the drawing goes."""
+    peers: tuple[str, ...] = ()
+    """Libraries to compare with; the first one that works is the baseline."""
+    algorithm: Literal["maml", "anil", "first-order"] = "maml"
+    """With peers: what is compared."""
+    threads: int = 1
+    """With peers: threads of every program."""
+    curves: tuple[Curved, ...] = ()
+    """With peers: also the cost against the number of tasks, the size of the pictures, the inner steps."""
+    tasks: tuple[int, ...] = (4, 16, 64)
+    """Numbers of tasks of that curve."""
+    sizes: tuple[int, ...] = (28, 42, 84)
+    """Sizes of that curve in pixels."""
+    only: tuple[str, ...] = ()
+    """With peers: some of our own implementations, by their names in the table; all where not given."""
+    out: Path | None = None
+    """Where the numbers go: benchmarks/results/meta_step.json, with peers meta_step_peers.json."""
+    figure: Path | None = None
+    """Where the drawing goes: docs/figures/meta_step.svg, with peers and curves meta_step_peers.svg."""
 
     def run(self) -> None:
-        """Measure in a fresh process, print, write the numbers and draw them."""
+        """Measure, print, write the numbers and draw them."""
+        if self.peers:
+            self._against_peers()
+        else:
+            self._alone()
+
+    def _against_peers(self) -> None:
+        # The peers' machinery is of no use to the other mode.
+        from benchmarks.peers.curves import curves, figure_of
+        from benchmarks.peers.meta import Contest, run, table
+
+        found, drawn = [], []
+        for k in self.steps or (5,):
+            contest = Contest(
+                self.algorithm, self.peers, self.shape, k, self.rounds, self.limit, self.threads, self.only
+            )
+            found.append(run(contest))
+            print("\n".join(table(found[-1])), flush=True)
+            if self.curves:
+                values = {"tasks": self.tasks, "size": self.sizes, "steps": (1, 5, 10, 20)}
+                drawn = list(curves(contest, self.curves, values))
+        content = {
+            "command": " ".join(["python -m benchmarks meta_step", *self._options()]),
+            "environment": environment(self.threads),
+            "contests": found,
+            "curves": drawn,
+        }
+        out = self.out or RESULTS / "meta_step_peers.json"
+        write_json(out, content)
+        print(f"written to {out}")
+        if drawn:
+            figure = self.figure or FIGURES / "meta_step_peers.svg"
+            write_text(figure, figure_of(content))
+            print(f"drawn to {figure}")
+
+    def _alone(self) -> None:
         options = self._options()
         found = in_fresh_process(["steps", *options])
         groups = []
@@ -45,16 +99,27 @@ class MetaStep:
             "shape": asdict(self.shape),
             "groups": groups,
         }
-        write_json(self.out, content)
-        write_text(self.figure, figure(content))
-        print(f"written to {self.out} and {self.figure}")
+        out, drawing = self.out or RESULTS / "meta_step.json", self.figure or FIGURES / "meta_step.svg"
+        write_json(out, content)
+        write_text(drawing, figure(content))
+        print(f"written to {out} and {drawing}")
 
     def _options(self) -> list[str]:
         """As for the command line; sizes only where they are not the usual ones."""
         usual = asdict(Shape())
         sizes = [s for k, v in asdict(self.shape).items() if v != usual[k] for s in (f"--shape.{k}", str(v))]
         rounds = ["--rounds", str(self.rounds), "--limit", f"{self.limit:g}"]
-        return ["--steps", *map(str, self.steps), *rounds, *sizes]
+        steps = self.steps or ((5,) if self.peers else (1, 5, 10, 20))
+        return ["--steps", *map(str, steps), *rounds, *self._peer_options(), *sizes]
+
+    def _peer_options(self) -> list[str]:
+        if not self.peers:
+            return []
+        out = ["--peers", *self.peers, "--algorithm", self.algorithm, "--threads", str(self.threads)]
+        if self.curves:
+            out += ["--curves", *self.curves]
+            out += ["--tasks", *map(str, self.tasks), "--sizes", *map(str, self.sizes)]
+        return [*out, "--only", *self.only] if self.only else out
 
 
 def rows_of(group: Group, times: dict[str, Any], peaks: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -24,9 +24,9 @@ Step = Callable[[], tuple[Tensor, ...]]
 @final
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the work: `tasks` of `ways` classes with 1 support and `queries` query pictures each (MAML) or
-    of `pictures` pictures in 2 support and 2 query views (BMSSL); one-channel pictures of `size` pixels
-    through a Conv4 of `width` filters with batch normalisation."""
+    """Sizes of the work: `tasks` of `ways` classes with `shots` support and `queries` query pictures each (MAML)
+    or of `pictures` pictures in 2 support and 2 query views (BMSSL); pictures of `channels` channels and `size`
+    pixels through a Conv4 of `width` filters with batch normalisation."""
 
     tasks: int = 4
     ways: int = 5
@@ -34,6 +34,8 @@ class Shape:
     pictures: int = 16
     size: int = 28
     width: int = 64
+    channels: int = 1
+    shots: int = 1
 
 
 TINY = Shape(tasks=1, ways=2, queries=1, pictures=2, size=16, width=8)
@@ -64,11 +66,11 @@ class Group:
 
 
 def episodes(shape: Shape, dtype: torch.dtype = torch.float32) -> Task:
-    """Seeded random pictures as 1-shot episodes with a leading T axis."""
-    x = _pictures(shape, shape.tasks, (1 + shape.queries) * shape.ways, dtype)
-    y = torch.arange(shape.ways).repeat(shape.tasks, 1 + shape.queries)
-    n = shape.ways
-    return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]), n)
+    """Seeded random pictures as episodes with a leading T axis."""
+    x = _pictures(shape, shape.tasks, (shape.shots + shape.queries) * shape.ways, dtype)
+    y = torch.arange(shape.ways).repeat(shape.tasks, shape.shots + shape.queries)
+    n = shape.ways * shape.shots
+    return Task(Examples(x[:, :n], y[:, :n]), Examples(x[:, n:], y[:, n:]), shape.ways)
 
 
 def view_tasks(shape: Shape) -> Task:
@@ -81,7 +83,7 @@ def view_tasks(shape: Shape) -> Task:
 def start(method: Method, shape: Shape, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Params, Params]:
     """Network, seeded parameters and buffers of `method` on a Conv4."""
     torch.manual_seed(0)
-    net = method.network(Conv4(1, shape.size, shape.width)).to(dtype)
+    net = method.network(Conv4(shape.channels, shape.size, shape.width)).to(dtype)
     params, slow = method.init(net)
     # A head that starts at zero would make the first inner gradient of the encoder zero as well.
     return net, {k: v if v.any() else 0.1 * torch.randn_like(v) for k, v in params.items()}, slow
@@ -89,7 +91,7 @@ def start(method: Method, shape: Shape, dtype: torch.dtype = torch.float32) -> t
 
 def _pictures(shape: Shape, tasks: int, rows: int, dtype: torch.dtype) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.rand(tasks, rows, 1, shape.size, shape.size, generator=generator).to(dtype)
+    return torch.rand(tasks, rows, shape.channels, shape.size, shape.size, generator=generator).to(dtype)
 
 
 def maml(shape: Shape, steps: int, graph: Graph, dtype: torch.dtype = torch.float32) -> Step:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -30,10 +30,12 @@ class WorkerDied(RuntimeError):
 @final
 @dataclass(frozen=True)
 class Program:
-    """`target` is "package.module:function" (see `work.Build`), run by `python`; the usual one is our own."""
+    """`target` is "package.module:function" (see `work.Build`), run by `python`; the usual one is our own.
+    `options` come on top of those of the work."""
 
     target: str
     python: Path = Path(sys.executable)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -48,21 +50,28 @@ class Conditions:
 
 @final
 class Worker:
-    """One process that has built `program` on `work`; `tiny` is work that only loads kernels before.
+    """One process that has built `program` on `work`; `tiny` is work that only loads kernels before, `check` that
+    on which gradients are asked for (else `work`).
 
     Raises WorkerDied, from here and from every call, when the process ends or is silent for too long.
     """
 
     def __init__(
-        self, name: str, program: Program, work: Work, tiny: Work | None = None, at: Conditions | None = None
+        self,
+        name: str,
+        program: Program,
+        work: Work,
+        tiny: Work | None = None,
+        at: Conditions | None = None,
+        check: Work | None = None,
     ) -> None:
         self.name = name
         self._at = at or Conditions()
         self._folder = tempfile.TemporaryDirectory(prefix="selftaught-worker-")
         folder = Path(self._folder.name)
-        work.save(folder / "work.npz")
-        if tiny is not None:
-            tiny.save(folder / "tiny.npz")
+        for file, given in (("work", work), ("tiny", tiny), ("check", check)):
+            if given is not None:
+                replace(given, options={**given.options, **program.options}).save(folder / f"{file}.npz")
         with (folder / "words").open("w") as words:
             self._process = subprocess.Popen(
                 [str(program.python), "-m", "benchmarks.peers.serve", program.target, str(folder)],
@@ -192,7 +201,8 @@ def compare(
     check: Work | None = None,
     at: Conditions | None = None,
 ) -> Comparison:
-    """All `programs` on the same `work`; float64 gradients are those of `check`, which should be small.
+    """All `programs` on the same `work`; float64 gradients are those of `check`, which should be small; programs
+    whose steps hand back none are left out there.
 
     Memory and gradients come first, one process after the other; then every program has a process and they
     take turns. Whatever fails is reported by name and the others go on.
@@ -202,11 +212,10 @@ def compare(
     failures: dict[str, str] = {}
     for name, program in programs.items():
         try:
-            if check is not None:
-                with Worker(name, program, check, at=at) as worker:
-                    gradients[name] = worker.gradient()
-            with Worker(name, program, work, tiny, at) as worker:
+            with Worker(name, program, work, tiny, at, check) as worker:
                 peaks[name] = worker.go().peak_mib
+                if check is not None:
+                    gradients[name] = worker.gradient()
         except WorkerDied as error:
             failures[name] = str(error)
     with ExitStack() as stack:

@@ -1,0 +1,57 @@
+"""The cost of a meta-step against the number of tasks, the size of the pictures and the inner steps."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.drawing import Curve, Panel, Row, draw
+from benchmarks.peers.meta import Contest, run, table
+
+BELOW = {"tasks": "tasks in a meta-batch", "size": "height and width in pixels", "steps": "inner steps"}
+
+
+def curves(contest: Contest, axes: Sequence[str], over: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Any]]:
+    """A contest for every value of each axis, all else as in `contest`; tables are printed on the way."""
+    for axis in axes:
+        found = []
+        for value in over[axis]:
+            found.append(run(at(contest, axis, value)))
+            print("\n".join(table(found[-1])), flush=True)
+        yield {"axis": axis, "values": list(over[axis]), "contests": found}
+
+
+def at(contest: Contest, axis: str, value: int) -> Contest:
+    """`contest` with another number of tasks, size or number of inner steps."""
+    if axis == "steps":
+        return replace(contest, steps=value)
+    return replace(contest, shape=replace(contest.shape, **{axis: value}))
+
+
+def figure_of(content: Mapping[str, Any]) -> str:
+    """One row of panels for each axis: time left, peak memory right."""
+    lines = [
+        Row(f"{curve['contests'][0]['algorithm'].upper()} against {BELOW[curve['axis']]}", _panels(curve))
+        for curve in content["curves"]
+    ]
+    note = (
+        f"One meta-step, CPU threads: {content['environment']['threads']}, "
+        f"torch {content['environment']['torch']}; {content['command']}"
+    )
+    return draw(lines, "see the title of the row", note)
+
+
+def _panels(curve: Mapping[str, Any]) -> tuple[Panel, ...]:
+    names = list(dict.fromkeys(r["variant"] for c in curve["contests"] for r in c["rows"]))
+    out = []
+    for key, unit in (("wall_s", "seconds of one step"), ("peak_mib", "peak memory, MiB")):
+        lines = []
+        for name in names:
+            spots = [
+                (float(value), float(r[key]))
+                for value, c in zip(curve["values"], curve["contests"], strict=True)
+                for r in c["rows"]
+                if r["variant"] == name
+            ]
+            lines.append(Curve(name, tuple(x for x, _ in spots), tuple(y for _, y in spots)))
+        out.append(Panel(unit, tuple(lines)))
+    return tuple(out)
