@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from selftaught.core.errors import ConfigError
-from selftaught.core.functional import params_of, set_norm
+from selftaught.core.functional import params_of
 from selftaught.core.over_tasks import Path, available_cores, first, over_tasks
 from selftaught.core.types import Examples, Params, Task
 from selftaught.nets.conv4 import Conv4
 
-PATHS: tuple[Path, ...] = ("loop", "threads", "batched")
+PATHS: tuple[Path, ...] = ("auto", "loop", "threads", "batched")
 each_path = pytest.mark.parametrize("path", PATHS)
 
 
@@ -105,29 +104,6 @@ def test_bits_do_not_depend_on_the_number_of_workers(tasks: int) -> None:
         found.append([loss.detach(), *torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)])
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
     torch.set_num_threads(3)
-
-
-@pytest.mark.parametrize("path", ["loop", "threads"])
-def test_batch_normalisation_by_task_and_right_at_second_order(path: Path) -> None:
-    torch.manual_seed(0)
-    net = Net("batch").double()
-    set_norm(net, "batch")
-    _, _, tasks = meta_batch(3)
-    params = params_of(net)
-    expected, _, gradients = by_hand(net, params, tasks)
-    leaves = leaves_of(params)
-    loss, _ = over_tasks(one_task, net, leaves, tasks, path=path)
-    found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-    assert torch.allclose(loss, expected, rtol=1e-12)
-    for a, b in zip(found, gradients, strict=False):
-        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11)
-
-
-def test_batched_refuses_batch_normalisation() -> None:
-    _, _, tasks = meta_batch(2)
-    net = Net("batch").double()
-    with pytest.raises(ConfigError, match="path='threads'"):
-        over_tasks(one_task, net, params_of(net), tasks, path="batched")
 
 
 def test_no_graph_of_any_task_is_kept() -> None:
