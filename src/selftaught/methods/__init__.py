@@ -3,6 +3,7 @@
 from selftaught.core.types import Method
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
+from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
@@ -17,7 +18,8 @@ METHODS: dict[str, type[Method]] = {
     "umtra": UMTRA,
     "protonet": ProtoNet,
     "maml": MAML,
+    "imaml": IMAML,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
-__all__ = ["BMSSL", "BYOL", "MAML", "METHODS", "Method", "ProtoCLR", "ProtoNet", "SimCLR", "UMTRA"]
+__all__ = ["BMSSL", "BYOL", "IMAML", "MAML", "METHODS", "Method", "ProtoCLR", "ProtoNet", "SimCLR", "UMTRA"]
