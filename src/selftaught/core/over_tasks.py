@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from selftaught.core.errors import ConfigError
 from selftaught.core.peak_bytes import PeakBytes
 from selftaught.core.types import Params
-from selftaught.core.vmap_norm import second_order_norms
+from selftaught.core.vmap_norm import BatchedNorms, check_modules, has_weight_norm, write_out_weight_norm
 
 Path = Literal["auto", "loop", "threads", "batched"]
 OneTask = Callable[[nn.Module, Params, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -73,6 +73,11 @@ def over_tasks(
     if path == "auto":
         device = next(iter(params.values()), leaves[0]).device
         path = choose_path(device, count, workers, batchable=batchable)
+    if path == "batched":
+        check_modules(net)
+    if has_weight_norm(net):
+        net = _skeleton_of_its_own(net)
+        write_out_weight_norm(net)
     limits = _Limits(min(at_once or count, count), memory_mib)
     run = _Runner(one_task, net, list(params), spec, path, workers, limits, torch.is_grad_enabled())
     loss, *figures = _TaskMean.apply(run, len(params), *params.values(), *leaves)
@@ -179,12 +184,11 @@ class _Runner:
         inputs = [v.detach().requires_grad_(w) for v, w in zip([*values, *cut], want, strict=True)]
         params = dict(zip(self.names, inputs[: len(values)], strict=True))
         tasks = tree_unflatten(inputs[len(values) :], self.spec)
-        # Around the gradient too: `graph="adjoint"` runs the network again on the way back.
-        with torch.enable_grad(), second_order_norms(net, self.path == "batched"):
+        with torch.enable_grad():
             losses, figures = self._call(net, params, tasks)
             total = losses.sum()
-            asked = [x for x, w in zip(inputs, want, strict=True) if w] if total.requires_grad else []
-            found = iter(torch.autograd.grad(total, asked, allow_unused=True) if asked else ())
+        asked = [x for x, w in zip(inputs, want, strict=True) if w] if total.requires_grad else []
+        found = iter(torch.autograd.grad(total, asked, allow_unused=True) if asked else ())
         self.figure_names = list(figures)
         grads = [next(found, None) if w else None for w in want]
         return _Share(span, losses.detach(), {k: f.detach() for k, f in figures.items()}, grads)
@@ -192,7 +196,8 @@ class _Runner:
     def _call(self, net: nn.Module, params: Params, tasks: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses and figures with a leading axis, of one task or of a chunk."""
         if self.path == "batched":
-            return torch.func.vmap(lambda task: self.one_task(net, params, task))(tasks)
+            with BatchedNorms():
+                return torch.func.vmap(lambda task: self.one_task(net, params, task))(tasks)
         loss, figures = self.one_task(net, params, tasks)
         return loss[None], {k: f[None] for k, f in figures.items()}
 
@@ -239,9 +244,13 @@ def _side_by_side(compute: Compute, net: nn.Module, indices: range, workers: int
 def _skeleton_of_its_own(net: nn.Module) -> nn.Module:
     """A copy for one thread, since `functional_call` swaps tensors on the module while it runs.
 
-    Parameters are shared (they are swapped, never written to); buffers and everything else are copied.
+    Parameters are shared (they are swapped, never written to), as are tensors computed from them that old
+    hooks leave on a module; buffers and everything else are copied.
     """
-    return copy.deepcopy(net, {id(p): p for p in net.parameters()})
+    left = (
+        x for module in net.modules() for x in vars(module).values() if isinstance(x, Tensor) and not x.is_leaf
+    )
+    return copy.deepcopy(net, {id(x): x for x in [*net.parameters(), *left]})
 
 
 def _mixed_precision() -> Callable[[], AbstractContextManager[Any]]:

@@ -3,15 +3,14 @@
 Two errors of torch 2.13 make a meta-gradient wrong in silence; `tests/core` holds both against finite differences:
 
 - Under `vmap`, batch, instance and layer normalisation take the saved mean and deviation for constants in the
-  gradient of their scale, so its derivative by the input is wrong (torch's functorch issue 534). Without scale
-  and shift they are right: here these are applied apart, by a product and a sum.
-- Weight normalisation has a wrong second derivative everywhere. Here it is written out.
+  gradient of their scale, so its derivative by the input is wrong (functorch issue 534, open). Without scale
+  and shift they are right: `BatchedNorms` applies these apart, by a product and a sum.
+- Weight normalisation has a wrong second derivative everywhere: `write_out_weight_norm`.
 """
 
-import contextlib
+import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, final
 
 import torch
@@ -24,47 +23,29 @@ from selftaught.core.errors import ConfigError
 _WAY_OUT = "use path='loop' or 'threads'"
 
 
-def second_order_norms(net: nn.Module, batched: bool) -> AbstractContextManager[Any]:
-    """While it is entered, on this thread, the normalisations that `net` calls can be differentiated twice.
-
-    It acts on torch's functions, so it holds for any module that calls them, and costs about a microsecond for
-    each call of a torch function; not `batched` and without weight normalisation in `net` it does nothing. Raises
-    ConfigError, now or while it is entered, for batched tasks with normalisation that would move running
-    averages, that is not seen from here (synchronised, scripted), or that is not known to be right.
-    """
-    if batched:
-        _check_modules(net)
-        return _SecondOrderNorms(_BATCHED, refuse=re.compile("(batch|instance|layer)_?norm"))
-    if any(_has_weight_norm(module) for module in net.modules()):
-        return _SecondOrderNorms(_ANYWHERE)
-    return contextlib.nullcontext()
-
-
 @final
-class _SecondOrderNorms(TorchFunctionMode):
-    """Calls `table[func]` in place of `func`, and refuses other functions by their name."""
+class BatchedNorms(TorchFunctionMode):
+    """While it is entered, on this thread, normalisations under `vmap` can be differentiated twice.
 
-    def __init__(self, table: Mapping[Any, Callable[..., Tensor]], refuse: re.Pattern[str] | None = None) -> None:
+    It acts on torch's functions (`F.batch_norm`, `torch.batch_norm` and so on), so it holds for any module that
+    calls them, and costs about a microsecond for each call of a torch function. Raises ConfigError where a
+    normalisation would move running averages, and where torch offers it in a form not known to be right.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._table = dict(table)
-        self._refuse = refuse
+        self._table = dict(_BATCHED)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func not in self._table:
-            # The table learns what needs nothing, so that the name is looked at once.
-            self._check_name(str(getattr(func, "__name__", "")))
+            # The table learns what is right as it is, so that a name is looked at once.
+            _check_name(str(getattr(func, "__name__", "")))
             self._table[func] = func
         return self._table[func](*args, **(kwargs or {}))
 
-    def _check_name(self, name: str) -> None:
-        if self._refuse and self._refuse.search(name.lower()):
-            raise ConfigError(
-                f"{name} is not known to have a right second derivative in batched tasks: {_WAY_OUT}, or call "
-                "torch.nn.functional.batch_norm, instance_norm or layer_norm"
-            )
 
-
-def _check_modules(net: nn.Module) -> None:
+def check_modules(net: nn.Module) -> None:
+    """Raises ConfigError for a module that hides its normalisation from `BatchedNorms`."""
     for name, module in net.named_modules():
         if isinstance(module, nn.SyncBatchNorm | torch.jit.ScriptModule):
             raise ConfigError(
@@ -73,11 +54,38 @@ def _check_modules(net: nn.Module) -> None:
             )
 
 
-def _has_weight_norm(module: nn.Module) -> bool:
-    """Weight normalisation in torch's new form (a parametrisation) or its old one (a hook)."""
-    if type(module).__name__ == "_WeightNorm":
-        return True
-    return any(type(hook).__name__ == "WeightNorm" for hook in module._forward_pre_hooks.values())
+def _check_name(name: str) -> None:
+    if re.search("(batch|instance|layer)_?norm", name.lower()):
+        raise ConfigError(
+            f"{name} is not known to have a right second derivative in batched tasks: {_WAY_OUT}, or call "
+            "torch.nn.functional.batch_norm, instance_norm or layer_norm"
+        )
+
+
+def has_weight_norm(net: nn.Module) -> bool:
+    """Whether `net` holds torch's weight normalisation, as a parametrisation or as a hook."""
+    return any(True for _ in _weight_norms(net))
+
+
+def write_out_weight_norm(net: nn.Module) -> None:
+    """Change the weight normalisations of `net` (a copy) to elementary operations, right to any order."""
+    for norm in _weight_norms(net):
+        if isinstance(norm, nn.Module):
+            dim = norm.dim
+            norm.forward = lambda g, v, dim=dim: _weight_norm(v, g, dim)
+        else:
+            norm.compute_weight = functools.partial(_hooked_weight, norm.name, norm.dim)
+
+
+def _weight_norms(net: nn.Module) -> Iterator[Any]:
+    for module in net.modules():
+        if type(module).__name__ == "_WeightNorm":
+            yield module
+        yield from (h for h in module._forward_pre_hooks.values() if type(h).__name__ == "WeightNorm")
+
+
+def _hooked_weight(name: str, dim: int, module: nn.Module) -> Tensor:
+    return _weight_norm(getattr(module, name + "_v"), getattr(module, name + "_g"), dim)
 
 
 def _batch_norm(
@@ -178,18 +186,24 @@ def _refuse_moving(name: str, *averages: Tensor | None) -> None:
         )
 
 
-def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    """`torch._weight_norm`: the direction of `v` along `dim` (-1: all of it) with length `g`."""
-    axes = [d for d in range(v.dim()) if d != dim] if dim != -1 else list(range(v.dim()))
+def _group_norm(
+    input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """`F.group_norm`, which is right but takes no other memory layout under `vmap` (torch 2.13)."""
+    return F.group_norm(input.contiguous(), num_groups, weight, bias, eps)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
+    """`torch._weight_norm`: `v` with length `g` along all axes but `dim` (-1: along all)."""
+    axes = [d for d in range(v.dim()) if dim == -1 or d != dim]
     return v * (g / torch.linalg.vector_norm(v, dim=axes, keepdim=True))
 
 
-_ANYWHERE: dict[Any, Callable[..., Tensor]] = {torch._weight_norm: _weight_norm}
-
-_BATCHED: dict[Any, Callable[..., Tensor]] = _ANYWHERE | {
+_BATCHED: dict[Any, Callable[..., Tensor]] = {
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.layer_norm: _layer_norm,
+    F.group_norm: _group_norm,
     torch.batch_norm: _torch_batch_norm,
     torch.instance_norm: _torch_instance_norm,
     torch.layer_norm: _layer_norm,
