@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from selftaught.core.errors import ConfigError
 from selftaught.core.functional import params_of
-from selftaught.core.over_tasks import Path, available_cores, first, over_tasks
+from selftaught.core.over_tasks import Path, available_cores, choose_path, first, over_tasks
 from selftaught.core.types import Examples, Params, Task
 from selftaught.nets.conv4 import Conv4
 
@@ -169,3 +170,99 @@ def test_first_and_cores() -> None:
     task = first(tasks)
     assert torch.equal(task.query.x, tasks.query.x[0]) and task.ways == 3 and task.index is None
     assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(
+    ("device", "tasks", "workers", "batchable", "path"),
+    [
+        ("cpu", 4, 2, True, "threads"),
+        ("cpu", 4, 2, False, "threads"),
+        ("cpu", 4, 1, True, "loop"),
+        ("cpu", 1, 8, True, "loop"),
+        ("cuda", 4, 1, True, "batched"),
+        ("cuda:1", 4, 8, True, "batched"),
+        ("cuda", 4, 8, False, "loop"),
+        ("cuda", 1, 8, True, "loop"),
+        ("mps", 4, 8, True, "loop"),
+    ],
+)
+def test_the_path_chosen(device: str, tasks: int, workers: int, batchable: bool, path: Path) -> None:
+    assert choose_path(torch.device(device), tasks, workers, batchable=batchable) == path
+
+
+def test_auto_takes_the_path_chosen() -> None:
+    net, params, tasks = meta_batch(3)
+    names: set[str] = set()
+
+    def watched(net: nn.Module, params: Params, task: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        names.add(threading.current_thread().name)
+        return one_task(net, params, task)
+
+    for workers, side_by_side in ((1, False), (2, True)):
+        names.clear()
+        over_tasks(watched, net, params, tasks, workers=workers)
+        assert (threading.current_thread().name not in names) == side_by_side
+
+
+@pytest.mark.parametrize("path", ["loop", "threads"])
+def test_threads_inherit_mixed_precision(path: Path) -> None:
+    net, params, tasks = nn.Linear(3, 3), params_of(nn.Linear(3, 3)), torch.rand(3, 2, 3)
+    seen: set[torch.dtype] = set()
+
+    def one_task(net: nn.Module, params: Params, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        out = functional_call(net, params, (x,))
+        seen.add(out.dtype)
+        return out.float().mean(), {}
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        over_tasks(one_task, net, params, tasks, path=path)
+    assert seen == {torch.bfloat16}
+
+
+def test_a_workers_threads_are_its_own() -> None:
+    """The count set inside a worker holds there alone; the caller's is the fixture's affair."""
+    net, params, tasks = meta_batch(3)
+    counts: list[int] = []
+
+    def counting(net: nn.Module, params: Params, task: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        counts.append(torch.get_num_threads())
+        return one_task(net, params, task)
+
+    for path, expected in (("threads", 1), ("loop", 3)):
+        counts.clear()
+        over_tasks(counting, net, params, tasks, path=path)  # type: ignore[arg-type]
+        assert counts == [expected] * 3
+
+
+def test_parameters_are_shared_among_threads_and_buffers_are_not() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    parameters, buffers = {id(p) for p in net.parameters()}, {id(b) for b in net.buffers()}
+
+    def one_task(net: nn.Module, params: Params, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        assert {id(p) for p in net.parameters()} == parameters
+        assert not {id(b) for b in net.buffers()} & buffers
+        return functional_call(net, params, (x,)).mean(), {}
+
+    over_tasks(one_task, net, params_of(net), torch.rand(4, 5, 3), path="threads")
+    assert int(net[1].num_batches_tracked) == 0
+
+
+def test_where_gradients_are_switched_off_none_is_computed() -> None:
+    net, params, tasks = meta_batch(2)
+    leaves = leaves_of(params)
+    seen: list[bool] = []
+
+    def watched(net: nn.Module, params: Params, task: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(any(p.requires_grad for p in params.values()))
+        return one_task(net, params, task)
+
+    with torch.no_grad():
+        over_tasks(watched, net, leaves, tasks)
+    assert seen == [False, False]
+
+
+def test_an_empty_meta_batch_is_refused() -> None:
+    net, params, tasks = meta_batch(2)
+    empty = Task(Examples(tasks.support.x[:0], tasks.support.y), tasks.query, 3)
+    with pytest.raises(ConfigError, match="at least one task"):
+        over_tasks(one_task, net, params, empty)
