@@ -6,6 +6,7 @@ packages; peers do not see each other. pip may not change torch, so no peer can 
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -140,7 +141,11 @@ def installed(name: str, folder: Path = FOLDER) -> Environment | None:
 
 
 class _Refusal(RuntimeError):
-    """The last line of a command that failed."""
+    """The last line of a command that failed, and all that it said."""
+
+    def __init__(self, words: str) -> None:
+        super().__init__(last_error(words))
+        self.words = words
 
 
 def _identity(peer: Peer) -> str:
@@ -199,20 +204,21 @@ def _ask_for(name: str, folder: Path) -> Failure:
     with tempfile.TemporaryDirectory(dir=folder) as place:
         try:
             _make(Path(place), _shared(folder))
-            _pip(Path(place), ["install", "--dry-run", REFUSED[name]])
+            # In words: the reason for a conflict is not among what pip says when it is quiet.
+            _pip(Path(place), ["install", "--dry-run", REFUSED[name]], quiet=False)
         except _Refusal as error:
-            return Failure(name, str(error))
+            return Failure(name, f"{error} {reason(error.words)}".strip())
     return Failure(name, f"pip finds versions for {REFUSED[name]} after all: move it to the table of peers")
 
 
-def _pip(place: Path, arguments: Sequence[str]) -> None:
+def _pip(place: Path, arguments: Sequence[str], quiet: bool = True) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", dir=place) as pins:
         pins.write(f"{TORCH}\n{NUMPY}\n")
         pins.flush()
         before = ["--python", str(_python(place)), "--disable-pip-version-check"]
         first, *rest = arguments
         keep = ["-c", pins.name] if first == "install" else []
-        _run([sys.executable, "-m", "pip", *before, first, "-q", *keep, *rest])
+        _run([sys.executable, "-m", "pip", *before, first, *["-q"] * quiet, *keep, *rest])
 
 
 def _run(command: Sequence[str | Path]) -> str:
@@ -222,16 +228,28 @@ def _run(command: Sequence[str | Path]) -> str:
         [str(c) for c in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise _Refusal(last_error(done.stderr or done.stdout) or f"status {done.returncode}")
+        raise _Refusal(
+            f"{done.stdout}\n{done.stderr}" if done.stderr or done.stdout else f"status {done.returncode}"
+        )
     return done.stdout
 
 
 def last_error(words: str) -> str:
-    """The last line that starts with ERROR, else the last line that is not a hint or a notice of pip's."""
+    """The last line that starts with ERROR and is more than a pointer to pip's pages, else the last line that is
+    no hint or notice of pip's."""
     lines = [line.strip() for line in words.splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("ERROR")]
-    others = [line for line in lines if not line.startswith(("hint:", "note:", "[notice]", "WARNING"))]
+    errors = [s for s in lines if s.startswith("ERROR") and "ResolutionImpossible" not in s]
+    others = [s for s in lines if not s.startswith(("hint:", "note:", "[notice]", "WARNING"))]
     return (errors or others or lines or [""])[-1]
+
+
+def reason(words: str) -> str:
+    """What of pip's answer says which torch or Python a package wants, in brackets; empty where nothing does."""
+    for line in words.splitlines():
+        wanted = re.search(r"\S+ \S+ depends on torch\b[^;]*|Requires-Python [^;]*", line)
+        if wanted and wanted[0].split()[-1] != "torch":
+            return f"({wanted[0].strip()})"
+    return ""
 
 
 def _versions(place: Path) -> dict[str, str]:

@@ -63,9 +63,13 @@ def peer_programs(algorithm: str, peers: Sequence[str]) -> tuple[dict[str, Progr
             if isinstance(got, Failure):
                 failures[name] = f"cannot be installed: {got.error}"
                 continue
-            function = "maml" if algorithm == "first-order" else algorithm
-            found[name] = Program(f"{SCRIPTS}.{name.replace('-', '_')}:{function}", got.python)
+            found[name] = Program(_target(name, algorithm), got.python)
     return found, failures
+
+
+def _target(name: str, algorithm: str) -> str:
+    function = "maml" if algorithm == "first-order" else algorithm
+    return f"{SCRIPTS}.{name.replace('-', '_')}:{function}"
 
 
 def run(contest: Contest) -> dict[str, Any]:

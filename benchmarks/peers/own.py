@@ -59,9 +59,17 @@ def programs(algorithm: str, only: tuple[str, ...] = ()) -> dict[str, Program]:
         for one in IMPLEMENTATIONS
         if algorithm in one.algorithms
         and (not only or one.name in only)
-        and _graph(one, algorithm) in get_args(hints["graph"])
-        and one.path in get_args(hints["path"])
+        and _graph(one, algorithm) in _words(hints["graph"])
+        and one.path in _words(hints["path"])
     }
+
+
+def _words(hint: Any) -> set[str]:
+    """The words of a Literal or of a union of them."""
+    found: set[str] = set()
+    for one in get_args(hint):
+        found |= {one} if isinstance(one, str) else _words(one)
+    return found
 
 
 def _graph(one: Implementation, algorithm: str) -> str:
