@@ -1,11 +1,15 @@
 """The loop itself, with a method and optimisers small enough to follow by hand."""
 
+import gc
+import threading
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from selftaught.core.prefetch import THREAD
 from selftaught.core.train import outer_step, start, train
 from selftaught.core.types import Aux, Examples, LossFn, Params, State, Task
 
@@ -67,8 +71,8 @@ def begin(seed: int = 0, optimizer: Any = None) -> State:
     return start(Follow(), NET, optimizer or Halfway(), seed)  # type: ignore[arg-type]
 
 
-def run(state: State, steps: int) -> list[tuple[State, dict[str, float]]]:
-    return list(train(Follow(), NET, source, Halfway(), state, steps))  # type: ignore[arg-type]
+def run(state: State, steps: int, prefetch: int = 0) -> list[tuple[State, dict[str, float]]]:
+    return list(train(Follow(), NET, source, Halfway(), state, steps, prefetch))  # type: ignore[arg-type]
 
 
 def test_start_is_before_the_first_step() -> None:
@@ -101,6 +105,43 @@ def test_the_numbers_are_those_of_the_loop_by_hand() -> None:
 def test_going_on_is_never_having_stopped() -> None:
     half = run(begin(), 2)[-1][0]
     assert torch.equal(run(half, 5)[-1][0].params["w"], run(begin(), 5)[-1][0].params["w"])
+
+
+@pytest.mark.parametrize("prefetch", [1, 4])
+def test_drawing_ahead_gives_the_same_states(prefetch: int) -> None:
+    """After every step, and after going on from every step with or without it."""
+    plain, ahead = run(begin(), 6), run(begin(), 6, prefetch)
+    for (state, figures), (other, same) in zip(ahead, plain, strict=True):
+        assert figures == same and torch.equal(state.params["w"], other.params["w"])
+        assert torch.equal(state.generator.get_state(), other.generator.get_state())
+    for step in range(5):
+        for later in (0, prefetch):
+            resumed = run(ahead[step][0], 6, later)[-1][0]
+            assert torch.equal(resumed.params["w"], plain[-1][0].params["w"])
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_failed_draw_leaves_the_states_before_it(prefetch: int) -> None:
+    calls = iter(range(10))
+
+    def fails(generator: torch.Generator) -> Task:
+        if next(calls) == 2:
+            raise OSError("no more pictures")
+        return source(generator)
+
+    seen = []
+    with pytest.raises(OSError, match="no more"):
+        for state, _ in train(Follow(), NET, fails, Halfway(), begin(), 5, prefetch):  # type: ignore[arg-type]
+            seen.append(state)
+    assert [s.step for s in seen] == [1, 2]
+    assert torch.equal(run(seen[-1], 5)[-1][0].params["w"], run(begin(), 5)[-1][0].params["w"])
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    for _ in train(Follow(), NET, source, Halfway(), begin(), 1000, 2):  # type: ignore[arg-type]
+        break
+    gc.collect()
+    assert not [t for t in threading.enumerate() if t.name.startswith(THREAD)]
 
 
 def test_a_step_leaves_the_state_it_started_from() -> None:
