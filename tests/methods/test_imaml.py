@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.implicit import BASELINE, Implicit, build
+from benchmarks.variants import Shape
 from small_tasks import distance, gradient, leaves_of, small
 from torch import Tensor
 from torch.func import functional_call
@@ -135,3 +137,16 @@ def test_adaptation_helps_the_query() -> None:
 def test_impossible_options(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"steps|strength"):
         IMAML(**options)
+
+
+def test_the_benchmarks_variants_do_the_same_work() -> None:
+    """A variant that computes something else would make its ratio worthless."""
+    shape = Shape(tasks=2, ways=3, queries=2, size=16, width=8)
+    found = {
+        name: torch.cat([g.flatten() for g in prepare()()])
+        for name, prepare in build(Implicit(steps=3, cg_steps=2), shape, torch.float64).items()
+    }
+    base = found.pop(BASELINE)
+    assert len(found) == 2 and base.norm() > 1e-2
+    for name, gradient_found in found.items():
+        assert (gradient_found - base).norm() < 1e-10 * base.norm(), name
