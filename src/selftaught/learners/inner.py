@@ -1,7 +1,8 @@
 """The inner loop: gradient descent that a gradient can pass through, with or without a graph of its steps."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +13,54 @@ from selftaught.core.types import Params
 InnerLoss = Callable[[Params, tuple[Tensor, ...]], Tensor]
 """(weights, outer tensors such as features) -> scalar. Nothing else may carry a gradient."""
 
-Graph = Literal["unrolled", "adjoint", "first-order"]
+Graph = Literal["auto", "unrolled", "adjoint", "first-order"]
 """`unrolled` keeps the graph of all steps (fast when steps are few or weights small); `adjoint` keeps only
 each step's weights and pays one Hessian-vector product per step on the way back, so activation memory does
-not grow with the steps; `first-order` treats each step's gradient as a constant (FOMAML)."""
+not grow with the steps; `first-order` treats each step's gradient as a constant (FOMAML); `auto` is
+`choose_graph`."""
+
+FusedGraph = Graph | Literal["fused", "fused-remat"]
+"""`fused` has gradient and product in closed form, where the loss brings `Rules`, and keeps each step's
+activations; `fused-remat` makes them again from the weights, so memory does not grow with the steps."""
+
+FEW_STEPS = 5
+"""Up to here `auto` unrolls a graph: it is a fifth faster than the adjoint (`python -m benchmarks meta_step`)."""
+
+
+class Rules(Protocol):
+    """An inner loss that brings its own derivatives."""
+
+    @property
+    def tape_mib(self) -> float:
+        """About what one tape holds."""
+        ...
+
+    def slope(self, weights: Params) -> tuple[Params, Any]:
+        """The gradient, and a tape of what the product needs."""
+        ...
+
+    def curvature(self, tape: Any, along: Params) -> Params:
+        """The Hessian at the tape's weights times `along`."""
+        ...
+
+
+TAPES_MIB = 128.0
+"""What the tapes of one task's inner steps may hold before `auto` makes them again instead."""
+
+
+def choose_graph(
+    graph: FusedGraph, steps: int, *, rules: Rules | None = None, device: str, batched: bool
+) -> FusedGraph:
+    """The implementation that `auto` stands for; any other name stands for itself.
+
+    With `rules` on a CPU: `fused`, or `fused-remat` where the tapes of all steps would pass `TAPES_MIB`.
+    Else `unrolled` up to `FEW_STEPS` and for `batched` tasks (`vmap`), and `adjoint` beyond.
+    """
+    if graph != "auto":
+        return graph
+    if rules is not None and device == "cpu" and not batched:
+        return "fused" if steps * rules.tape_mib <= TAPES_MIB else "fused-remat"
+    return "unrolled" if steps <= FEW_STEPS or batched else "adjoint"
 
 
 def descend(
@@ -24,24 +69,30 @@ def descend(
     outer: tuple[Tensor, ...],
     rate: float | Tensor,
     steps: int,
-    graph: Graph,
+    graph: FusedGraph,
+    rules: Rules | None = None,
 ) -> Params:
     """`weights` after `steps` steps of size `rate`; the input tensors keep their numbers.
 
-    Raises ConfigError for `adjoint` under `vmap`.
+    `rules` serve `fused` and `fused-remat`; they know no `outer`. Raises ConfigError for a `fused` graph
+    without rules, and for `adjoint` under `vmap`.
     """
     if steps == 0:
         return weights
+    batched = torch._C._are_functorch_transforms_active()
+    device = next(iter(weights.values())).device.type
+    graph = choose_graph(graph, steps, rules=rules, device=device, batched=batched)
+    if graph.startswith("fused"):
+        if rules is None:
+            raise ConfigError(f"graph={graph!r} needs an inner loss in closed form; use graph='auto'")
+        products: _Products = _Closed(rules, list(weights), keep=graph == "fused")
+        return _descend_adjoint(products, weights, (), rate, steps)
     if graph == "adjoint":
-        if torch._C._are_functorch_transforms_active():
+        if batched:
             raise ConfigError(
                 "graph='adjoint' runs one task at a time: use path='threads' or 'loop', or graph='unrolled'"
             )
-        if not isinstance(rate, Tensor):
-            # In the weights' own type: float32 would round a rate for float64 weights.
-            rate = torch.tensor(rate, dtype=next(iter(weights.values())).dtype)
-        moved = _Adjoint.apply(loss, list(weights), steps, rate, *weights.values(), *outer)
-        return dict(zip(weights, moved, strict=True))
+        return _descend_adjoint(_Autograd(loss, list(weights)), weights, outer, rate, steps)
     for _ in range(steps):
         slope = torch.func.grad(loss)(weights, outer)
         if graph == "first-order":
@@ -63,8 +114,33 @@ def descend_detached(
     return weights
 
 
+def _descend_adjoint(
+    products: "_Products", weights: Params, outer: tuple[Tensor, ...], rate: float | Tensor, steps: int
+) -> Params:
+    if not isinstance(rate, Tensor):
+        # In the weights' own type: float32 would round a rate for float64 weights.
+        first = next(iter(weights.values()))
+        rate = torch.tensor(rate, dtype=first.dtype, device=first.device)
+    moved = _Adjoint.apply(products, len(weights), steps, rate, *weights.values(), *outer)
+    return dict(zip(weights, moved, strict=True))
+
+
+class _Products(Protocol):
+    """Where the adjoint gets its numbers from; weights in a fixed order."""
+
+    def slope(self, weights: list[Tensor], outer: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+        """The inner gradient, and a tape of the pass or None."""
+        ...
+
+    def curvature(
+        self, weights: list[Tensor], tape: Any, outer: list[Tensor], costate: list[Tensor], want: list[bool]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """The inner gradient g again, and d(g . costate) / d(weights, outer)."""
+        ...
+
+
 class _Adjoint(torch.autograd.Function):
-    """theta_K of gradient descent; backward runs the steps again from K to 0.
+    """theta_K of gradient descent; backward goes through the steps from K to 0.
 
     With g_t the inner gradient at theta_t and lambda the incoming gradient:
     lambda_t = lambda_{t+1} - rate * d(g_t . lambda_{t+1}) / d theta, likewise for `outer`, and
@@ -72,15 +148,15 @@ class _Adjoint(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, loss: InnerLoss, names: list[str], steps: int, rate: Tensor, *tensors: Tensor) -> Any:
-        count = len(names)
+    def forward(ctx: Any, products: _Products, count: int, steps: int, rate: Tensor, *tensors: Tensor) -> Any:
         current, outer = list(tensors[:count]), tensors[count:]
         trail: list[Tensor] = []
+        ctx.products, ctx.count, ctx.tapes = products, count, []
         for _ in range(steps):
+            slope, tape = products.slope(current, outer)
             trail += current
-            slope = _slope(loss, names, current, outer)
+            ctx.tapes.append(tape)
             current = [w - rate * g for w, g in zip(current, slope, strict=True)]
-        ctx.loss, ctx.names, ctx.steps = loss, names, steps
         ctx.save_for_backward(rate, *outer, *trail)
         return tuple(current)
 
@@ -88,46 +164,74 @@ class _Adjoint(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *incoming: Tensor) -> Any:
         rate, *saved = ctx.saved_tensors
-        names, steps = ctx.names, ctx.steps
-        count = len(names)
-        n_outer = len(saved) - steps * count
-        outer, trail = saved[:n_outer], saved[n_outer:]
+        count, steps = ctx.count, len(ctx.tapes)
+        outer, trail = saved[: len(saved) - steps * count], saved[len(saved) - steps * count :]
+        want = list(ctx.needs_input_grad[4 + count :])
         costate = list(incoming)
-        d_outer: list[Tensor | None] = [None] * n_outer
+        d_outer: list[Tensor | None] = [None] * len(outer)
         d_rate = torch.zeros_like(rate)
         for t in reversed(range(steps)):
             at = trail[t * count : (t + 1) * count]
-            slope, products = _curvature(ctx.loss, names, at, outer, costate, ctx.needs_input_grad[4 + count :])
-            d_rate = d_rate - sum(((c * g).sum() for c, g in zip(costate, slope, strict=True)), d_rate * 0)
-            costate = [c if p is None else c - rate * p for c, p in zip(costate, products[:count], strict=True)]
-            for i, p in enumerate(products[count:]):
+            slope, products = ctx.products.curvature(at, ctx.tapes[t], outer, costate, want)
+            if ctx.needs_input_grad[3]:
+                d_rate = d_rate - sum(((c * g).sum() for c, g in zip(costate, slope, strict=True)), d_rate * 0)
+            own, others = products[:count], products[count:]
+            costate = [c if p is None else torch.addcmul(c, p, -rate) for c, p in zip(costate, own, strict=True)]
+            for i, p in enumerate(others):
                 if p is not None:
                     d_outer[i] = -rate * p if d_outer[i] is None else d_outer[i] - rate * p
         return (None, None, None, d_rate, *costate, *d_outer)
 
 
-def _slope(loss: InnerLoss, names: list[str], current: list[Tensor], outer: tuple[Tensor, ...]) -> list[Tensor]:
-    """The inner gradient, without leaving a graph."""
-    with torch.enable_grad():
-        leaves = [w.detach().requires_grad_() for w in current]
-        value = loss(dict(zip(names, leaves, strict=True)), tuple(x.detach() for x in outer))
-        return list(torch.autograd.grad(value, leaves, materialize_grads=True))
+@dataclass(frozen=True)
+class _Closed:
+    """Rules in closed form, with tapes kept or made again."""
+
+    rules: Rules
+    names: list[str]
+    keep: bool
+
+    def slope(self, weights: list[Tensor], outer: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+        slope, tape = self.rules.slope(dict(zip(self.names, weights, strict=True)))
+        found = list(slope.values())
+        return found, (found, tape) if self.keep else None
+
+    def curvature(
+        self, weights: list[Tensor], tape: Any, outer: list[Tensor], costate: list[Tensor], want: list[bool]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        if tape is None:
+            again, pass_ = self.rules.slope(dict(zip(self.names, weights, strict=True)))
+            tape = list(again.values()), pass_
+        along = dict(zip(self.names, costate, strict=True))
+        return tape[0], list(self.rules.curvature(tape[1], along).values())
 
 
-def _curvature(
-    loss: InnerLoss, names: list[str], at: list[Tensor], outer: list[Tensor], costate: list[Tensor], want: Any
-) -> tuple[list[Tensor], list[Tensor | None]]:
-    """The inner gradient g at one step and d(g . costate) / d(weights, outer), reverse over reverse."""
-    with torch.enable_grad():
-        leaves = [w.detach().requires_grad_() for w in at]
-        others = [x.detach().requires_grad_(bool(w)) for x, w in zip(outer, want, strict=True)]
-        value = loss(dict(zip(names, leaves, strict=True)), tuple(others))
-        slope = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
-        asked = leaves + [x for x in others if x.requires_grad]
-        # A weight that the loss is linear in, or does not know, has a constant gradient: nothing to pass on.
-        bent = [i for i, g in enumerate(slope) if g.requires_grad]
-        curved, along = [slope[i] for i in bent], [costate[i] for i in bent]
-        nothing = [None] * len(asked)
-        found = iter(torch.autograd.grad(curved, asked, along, allow_unused=True) if bent else nothing)
-    products = [next(found) for _ in leaves] + [next(found) if x.requires_grad else None for x in others]
-    return [g.detach() for g in slope], products
+@dataclass(frozen=True)
+class _Autograd:
+    """Any differentiable loss: one step's graph at a time, reverse over reverse."""
+
+    loss: InnerLoss
+    names: list[str]
+
+    def slope(self, weights: list[Tensor], outer: tuple[Tensor, ...]) -> tuple[list[Tensor], Any]:
+        with torch.enable_grad():
+            leaves = [w.detach().requires_grad_() for w in weights]
+            value = self.loss(dict(zip(self.names, leaves, strict=True)), tuple(x.detach() for x in outer))
+            return list(torch.autograd.grad(value, leaves, materialize_grads=True)), None
+
+    def curvature(
+        self, weights: list[Tensor], tape: Any, outer: list[Tensor], costate: list[Tensor], want: list[bool]
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        with torch.enable_grad():
+            leaves = [w.detach().requires_grad_() for w in weights]
+            others = [x.detach().requires_grad_(w) for x, w in zip(outer, want, strict=True)]
+            value = self.loss(dict(zip(self.names, leaves, strict=True)), tuple(others))
+            slope = torch.autograd.grad(value, leaves, create_graph=True, materialize_grads=True)
+            asked = leaves + [x for x in others if x.requires_grad]
+            # A weight that the loss is linear in, or does not know, has a constant gradient: nothing to pass on.
+            bent = [i for i, g in enumerate(slope) if g.requires_grad]
+            curved, along = [slope[i] for i in bent], [costate[i] for i in bent]
+            nothing = [None] * len(asked)
+            found = iter(torch.autograd.grad(curved, asked, along, allow_unused=True) if bent else nothing)
+        products = [next(found) for _ in leaves] + [next(found) if x.requires_grad else None for x in others]
+        return [g.detach() for g in slope], products

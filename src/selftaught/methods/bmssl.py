@@ -58,7 +58,7 @@ class BMSSL:
     temperature: float = 0.1
     hidden: int = 256
     out: int = 64
-    graph: Graph = "unrolled"
+    graph: Graph = "auto"
     path: Path | None = None
     tasks: int = 1
     ways: int = 32

@@ -21,12 +21,13 @@ from torch.nn import functional as F
 
 from selftaught.core.functional import buffers_of, params_of, set_norm
 from selftaught.core.over_tasks import Path, over_tasks
-from selftaught.core.types import Aux, Params, Task
+from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.gradient import GradientLearner, moving_names, spread_head
-from selftaught.learners.inner import Graph, descend
-from selftaught.nets.heads import WithClassifier, width_of
+from selftaught.learners.closed_form import closed_form, loss_and_logits, rules_for
+from selftaught.learners.gradient import GradientLearner, spread_head
+from selftaught.learners.inner import FusedGraph, descend
+from selftaught.nets.heads import EncoderOnly, WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource
 
@@ -39,7 +40,7 @@ class MAML:
     inner_rate: float = 0.1
     test_steps: int = 10
     moving: Literal["all", "head"] = "all"
-    graph: Graph = "unrolled"
+    graph: FusedGraph = "auto"
     path: Path = "threads"
     tasks: int = 4
     ways: int = 5
@@ -82,30 +83,55 @@ class InnerLoop(Protocol):
     @property
     def moving(self) -> Literal["all", "head"]: ...
     @property
-    def graph(self) -> Graph: ...
+    def graph(self) -> FusedGraph: ...
     @property
     def path(self) -> Path: ...
 
 
 def adapted_query_loss(loop: InnerLoop, net: nn.Module, params: Params, tasks: Task) -> tuple[Tensor, Aux]:
     """Adapt to each task's support, ask its queries: mean loss and accuracy over tasks."""
-    names = moving_names(net, loop.moving)
+    adapted_loss = _head_alone if loop.moving == "head" else _everything
 
     def one_task(net: nn.Module, params: Params, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = spread_head(params, task.ways)
-        fixed = {k: v for k, v in weights.items() if k not in names}
-        assert task.support.y is not None and task.query.y is not None
-        support_y, query_y = task.support.y, task.query.y
-
-        def inner(moving: Params, outer: tuple[Tensor, ...]) -> Tensor:
-            below = dict(zip(fixed, outer, strict=True))
-            return F.cross_entropy(functional_call(net, below | moving, (task.support.x,)), support_y)
-
-        start = {k: weights[k] for k in names}
-        adapted = descend(inner, start, tuple(fixed.values()), loop.inner_rate, loop.inner_steps, loop.graph)
-        logits = functional_call(net, fixed | adapted, (task.query.x,))
-        accuracy = (logits.argmax(-1) == query_y).float().mean()
-        return F.cross_entropy(logits, query_y), {"query_accuracy": accuracy}
+        loss, logits = adapted_loss(loop, net, spread_head(params, task.ways), task)
+        assert task.query.y is not None
+        return loss, {"query_accuracy": (logits.argmax(-1) == task.query.y).float().mean()}
 
     loss, figures = over_tasks(one_task, net, params, tasks, path=loop.path)
     return loss, Aux(figures)
+
+
+def _everything(loop: InnerLoop, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor]:
+    """All weights move; in closed form where the network has rules for it."""
+    support, query = _labelled(task.support), _labelled(task.query)
+
+    def inner(moving: Params, outer: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(functional_call(net, moving, (support[0],)), support[1])
+
+    rules = rules_for(loop.graph, net, *support)
+    adapted = descend(inner, weights, (), loop.inner_rate, loop.inner_steps, loop.graph, rules)
+    if rules is not None:
+        return loss_and_logits(closed_form(net, *query), adapted)
+    logits = functional_call(net, adapted, (query[0],))
+    return F.cross_entropy(logits, query[1]), logits
+
+
+def _head_alone(loop: InnerLoop, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor]:
+    """The encoder stays: its features are made once, not at every step."""
+    assert isinstance(net.encoder, nn.Module)
+    encoder, own = EncoderOnly(net.encoder), {k: v for k, v in weights.items() if k.startswith("encoder.")}
+    support, query = _labelled(task.support), _labelled(task.query)
+    f, asked = functional_call(encoder, own, (support[0],)), functional_call(encoder, own, (query[0],))
+
+    def inner(head: Params, outer: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(F.linear(outer[0], head["head.weight"], head["head.bias"]), support[1])
+
+    start = {k: v for k, v in weights.items() if k not in own}
+    head = descend(inner, start, (f,), loop.inner_rate, loop.inner_steps, loop.graph)
+    logits = F.linear(asked, head["head.weight"], head["head.bias"])
+    return F.cross_entropy(logits, query[1]), logits
+
+
+def _labelled(examples: Examples) -> tuple[Tensor, Tensor]:
+    assert examples.y is not None
+    return examples.x, examples.y

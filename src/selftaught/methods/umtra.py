@@ -22,7 +22,7 @@ from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.gradient import GradientLearner
-from selftaught.learners.inner import Graph
+from selftaught.learners.inner import FusedGraph
 from selftaught.methods.maml import adapted_query_loss
 from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
@@ -37,7 +37,7 @@ class UMTRA:
     inner_rate: float = 0.05
     test_steps: int = 50
     moving: Literal["all", "head"] = "all"
-    graph: Graph = "unrolled"
+    graph: FusedGraph = "auto"
     path: Path = "threads"
     tasks: int = 8
     ways: int = 5

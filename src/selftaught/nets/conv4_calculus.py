@@ -1,0 +1,317 @@
+"""Gradient and Hessian-vector product of Conv4's blocks in closed form: no autograd graph, no double backward.
+
+One block maps x to relu(pool(batchnorm(conv(x)))). Pooling commutes with what follows it when gamma >= 0 (all
+of it is monotone; `flip` arranges the sign), so everything after the convolution runs on a quarter of the
+pixels. With z = conv(x, w) over M = B*H*W positions a channel, m and v its mean and biased variance,
+r = 1 / sqrt(v + eps), top = pool(z), hat = (top - m) r, out = relu(gamma hat + beta):
+
+    backward   dy = d_out where out > 0;  d_beta = sum dy;  d_gamma = sum dy hat;  s = gamma r
+               dz = spread(s dy) + u z + c,   u = -s r d_gamma / M,   c = -s d_beta / M - u m
+               dw = correlate(x, dz),  dx = transposed conv(dz, w)
+
+and the derivative of every line along a direction (w', gamma', beta', x'), written with a prime in formulas
+and with `_dot` in names, gives the Hessian-vector product: forward over reverse. The stem, the first block,
+never needs dx, and its x stays the same while weights change. So sums of z over positions come from the first
+two moments of x's 3x3 patches, P1 = sum patch and P2 = sum patch patch^T: sum z = w P1, sum z z' = w P2 w',
+correlate(x, u z + c) = u (w P2) + c P1, and z itself is made piece by piece and forgotten.
+
+Our derivation; tests hold it against autograd and finite differences in float64.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_OVER = (0, 2, 3)
+_PIECE = 2**18
+"""Numbers of a feature map of the stem alive at once: what the cache of one core holds."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Pictures [B C H W] ready for the stem: in channels-last memory, and their patches' moments in float64."""
+
+    x: Tensor
+    first: Tensor
+    second: Tensor
+
+    @property
+    def count(self) -> int:
+        """M, positions of all pictures."""
+        return self.x.shape[0] * self.x.shape[2] * self.x.shape[3]
+
+
+@dataclass(frozen=True)
+class Normed:
+    """What normalising, scaling and rectifying the pooled map leaves for the way back."""
+
+    count: int
+    gamma: Tensor
+    mean: Tensor
+    rstd: Tensor
+    hat: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class Slope:
+    """The backward pass below the convolution: dz = spread(s dy) + u z + c."""
+
+    dy: Tensor
+    d_gamma: Tensor
+    d_beta: Tensor
+    s: Tensor
+    u: Tensor
+    c: Tensor
+
+
+@dataclass(frozen=True)
+class Dot:
+    """The forward pass along a direction; `lean` is r' / r."""
+
+    gamma: Tensor
+    mean: Tensor
+    lean: Tensor
+    hat: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class SlopeDot:
+    """The backward pass along a direction: dz' = spread(pooled) + u' z + u z' + c'."""
+
+    pooled: Tensor
+    d_gamma: Tensor
+    d_beta: Tensor
+    u: Tensor
+    c: Tensor
+
+
+def patches(x: Tensor) -> Patches:
+    """Moments of all 3x3 patches of zero-padded pictures; float64, since variances are differences of them."""
+    first: Tensor | float = 0.0
+    second: Tensor | float = 0.0
+    for piece in x.split(max(1, _PIECE // x[0].numel() // 9)):
+        p = F.unfold(piece, 3, padding=1).double()
+        first = first + p.sum((0, 2))
+        second = second + torch.bmm(p, p.transpose(1, 2)).sum(0)
+    if x.shape[1] == 1:
+        # One channel cannot carry the channels-last layout, and the slow kernels follow: a zero one beside it.
+        x = F.pad(x, (0, 0, 0, 0, 0, 1))
+    assert isinstance(first, Tensor) and isinstance(second, Tensor)
+    return Patches(x.contiguous(memory_format=torch.channels_last), first, second)
+
+
+def normalise(
+    top: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, eps: float, count: int
+) -> Normed:
+    """`top` [B C h w], the pooled convolution, is overwritten."""
+    rstd = (variance + eps).rsqrt()
+    hat = top.sub_(_wide(mean)).mul_(_wide(rstd))
+    return Normed(count, gamma, mean, rstd, hat, torch.addcmul(_wide(beta), hat, _wide(gamma)).relu_())
+
+
+def normalise_back(n: Normed, d_out: Tensor) -> Slope:
+    """From d_out [B C h w]."""
+    dy = _where_live(d_out, n)
+    d_gamma, d_beta, s = (dy * n.hat).sum(_OVER), dy.sum(_OVER), n.gamma * n.rstd
+    u = -s * n.rstd * d_gamma / n.count
+    return Slope(dy, d_gamma, d_beta, s, u, -s * d_beta / n.count - u * n.mean)
+
+
+def normalise_dot(n: Normed, top: Tensor, mean: Tensor, covariance: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
+    """From top' = z' where z was largest, m' and cov(z, z'): v' = 2 cov, r' = -r^3 cov."""
+    lean = -n.rstd.square() * covariance
+    hat = torch.addcmul((top - _wide(mean)) * _wide(n.rstd), n.hat, _wide(lean))
+    out = torch.addcmul(_wide(beta), n.hat, _wide(gamma)).addcmul_(hat, _wide(n.gamma))
+    return Dot(gamma, mean, lean, hat, _where_live(out, n))
+
+
+def normalise_dot_back(n: Normed, slope: Slope, dot: Dot, d_out: Tensor) -> SlopeDot:
+    """From d_out' [B C h w]."""
+    dy = _where_live(d_out, n)
+    d_beta, d_gamma = dy.sum(_OVER), torch.addcmul(dy * n.hat, slope.dy, dot.hat).sum(_OVER)
+    rstd = n.rstd * dot.lean
+    s = dot.gamma * n.rstd + n.gamma * rstd
+    u = -((s * n.rstd + slope.s * rstd) * slope.d_gamma + slope.s * n.rstd * d_gamma) / n.count
+    c = -(s * slope.d_beta + slope.s * d_beta) / n.count - u * n.mean - slope.u * dot.mean
+    return SlopeDot((dy * _wide(slope.s)).addcmul_(slope.dy, _wide(s)), d_gamma, d_beta, u, c)
+
+
+@dataclass(frozen=True)
+class Stem:
+    """The first block at one set of weights."""
+
+    patches: Patches
+    weight: Tensor
+    index: Tensor
+    normed: Normed
+
+
+def stem(p: Patches, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Stem:
+    """`weight` [C_out C 3 3] as the network has it."""
+    flat = weight.flatten(1).double()
+    mean = flat @ p.first / p.count
+    variance = ((flat @ p.second) * flat).sum(1) / p.count - mean.square()
+    padded = _padded(weight, p)
+    top, index = _pooled_like(p, weight)
+    size = _size(p, weight)
+    for x, t, i in zip(p.x.split(size), top.split(size), index.split(size), strict=True):
+        torch.ops.aten.max_pool2d_with_indices.out(_conv(x, padded), [2, 2], out=t, indices=i)
+    n = normalise(top, mean.to(weight), variance.clamp_(min=0).to(weight), gamma, beta, eps, p.count)
+    return Stem(p, weight, index, n)
+
+
+def stem_back(k: Stem, d_out: Tensor) -> tuple[Slope, Tensor]:
+    """And dw; there is nothing to hand further down."""
+    slope = normalise_back(k.normed, d_out)
+    dw = _stem_correlate(k, slope.dy * _wide(slope.s))
+    return slope, dw + _stem_affine(k, slope.u[:, None] * k.weight.flatten(1), slope.c)
+
+
+def stem_dot(k: Stem, weight: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
+    """Along (weight, gamma, beta); x' is zero."""
+    p, n = k.patches, k.normed
+    flat = weight.flatten(1).double()
+    mean = flat @ p.first / p.count
+    own = k.weight.flatten(1).double()
+    covariance = ((own @ p.second) * flat).sum(1) / p.count - (own @ p.first / p.count) * mean
+    padded = _padded(weight, p)
+    size = _size(p, weight)
+    found = [_at(_conv(x, padded), i) for x, i in zip(p.x.split(size), k.index.split(size), strict=True)]
+    return normalise_dot(n, torch.cat(found), mean.to(weight), covariance.to(weight), gamma, beta)
+
+
+def stem_dot_back(k: Stem, slope: Slope, weight: Tensor, dot: Dot, d_out: Tensor) -> tuple[SlopeDot, Tensor]:
+    """And dw'; `weight` is the direction again."""
+    s = normalise_dot_back(k.normed, slope, dot, d_out)
+    rows = s.u[:, None] * k.weight.flatten(1) + slope.u[:, None] * weight.flatten(1)
+    return s, _stem_correlate(k, s.pooled) + _stem_affine(k, rows, s.c)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A later block at one set of weights."""
+
+    x: Tensor
+    weight: Tensor
+    z: Tensor
+    index: Tensor
+    normed: Normed
+
+
+def block(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Block:
+    """[B C H W] in channels-last memory -> `.normed.out` [B C_out H/2 W/2]."""
+    z = _conv(x, weight)
+    mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
+    top, index = F.max_pool2d(z, 2, return_indices=True)
+    return Block(x, weight, z, index, normalise(top, mean, variance, gamma, beta, eps, _positions(z)))
+
+
+def block_back(k: Block, d_out: Tensor) -> tuple[Slope, Tensor, Tensor, Tensor]:
+    """The slope, dz, dw and dx."""
+    slope = normalise_back(k.normed, d_out)
+    dz = _spread(slope.dy * _wide(slope.s), k.index, k.z)
+    dz.addcmul_(k.z, _wide(slope.u)).add_(_wide(slope.c))
+    return slope, dz, _correlate(dz, k.x, k.weight), _conv_transposed(dz, k.weight, k.x)
+
+
+def block_dot(k: Block, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Dot]:
+    """z' and the rest, along (x, weight, gamma, beta). Both terms of z' in one convolution."""
+    z = _conv(torch.cat([x, k.x], 1), torch.cat([k.weight, weight], 1))
+    count = _positions(z)
+    mean = z.sum(_OVER) / count
+    covariance = (k.z * z).sum(_OVER) / count - k.normed.mean * mean
+    return z, normalise_dot(k.normed, _at(z, k.index), mean, covariance, gamma, beta)
+
+
+def block_dot_back(
+    k: Block, slope: Slope, dz: Tensor, direction: tuple[Tensor, Tensor, Tensor], dot: Dot, d_out: Tensor
+) -> tuple[SlopeDot, Tensor, Tensor]:
+    """dw' and dx'; `direction` is (x', w', z'). Both terms of each in one convolution."""
+    x, weight, z = direction
+    s = normalise_dot_back(k.normed, slope, dot, d_out)
+    dz_dot = _spread(s.pooled, k.index, k.z)
+    dz_dot.addcmul_(k.z, _wide(s.u)).addcmul_(z, _wide(slope.u)).add_(_wide(s.c))
+    dw = _correlate(torch.cat([dz, dz_dot]), torch.cat([x, k.x]), k.weight)
+    both = torch.cat([dz_dot, dz], 1)
+    return s, dw, _conv_transposed(both, torch.cat([k.weight, weight]), k.x)
+
+
+def _wide(v: Tensor) -> Tensor:
+    return v[:, None, None]
+
+
+def _positions(z: Tensor) -> int:
+    return z.shape[0] * z.shape[2] * z.shape[3]
+
+
+def _where_live(x: Tensor, n: Normed) -> Tensor:
+    return torch.ops.aten.threshold_backward(x, n.out, 0)
+
+
+def _conv(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
+
+
+def _convolution_backward(dz: Tensor, x: Tensor, weight: Tensor, want: list[bool]) -> tuple[Tensor, Tensor]:
+    one = [1, 1]
+    return torch.ops.aten.convolution_backward(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[:2]
+
+
+def _correlate(dz: Tensor, x: Tensor, like: Tensor) -> Tensor:
+    return _convolution_backward(dz, x, like, [False, True, False])[1]
+
+
+def _conv_transposed(dz: Tensor, weight: Tensor, like: Tensor) -> Tensor:
+    return _convolution_backward(dz, like, weight, [True, False, False])[0]
+
+
+def _spread(pooled: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """Each pooled number back where the largest stood, zeros elsewhere; only the shape of `like` counts."""
+    two = [2, 2]
+    back = torch.ops.aten.max_pool2d_with_indices_backward
+    return back(pooled, like, two, two, [0, 0], [1, 1], False, index)
+
+
+def _at(z: Tensor, index: Tensor) -> Tensor:
+    return z.flatten(2).gather(2, index.flatten(2)).view_as(index)
+
+
+def _padded(weight: Tensor, p: Patches) -> Tensor:
+    extra = p.x.shape[1] - weight.shape[1]
+    weight = F.pad(weight, (0, 0, 0, 0, 0, extra)) if extra else weight
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def _size(p: Patches, weight: Tensor) -> int:
+    return max(1, _PIECE // (weight.shape[0] * p.x.shape[2] * p.x.shape[3]))
+
+
+def _pooled_like(p: Patches, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for the pooled map and its indices."""
+    shape = (len(p.x), len(weight), p.x.shape[2] // 2, p.x.shape[3] // 2)
+    top = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
+    return top, torch.empty_like(top, dtype=torch.int64)
+
+
+def _stem_correlate(k: Stem, pooled: Tensor) -> Tensor:
+    """sum over positions of spread(pooled) times patch, [C_out C 3 3]."""
+    total: Tensor | None = None
+    padded = _padded(k.weight, k.patches)
+    size = _size(k.patches, k.weight)
+    for x, d, i in zip(k.patches.x.split(size), pooled.split(size), k.index.split(size), strict=True):
+        shape = (len(x), len(k.weight), *x.shape[2:])
+        like = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        part = _correlate(_spread(d, i, like), x, padded)
+        total = part if total is None else total + part
+    assert total is not None
+    return total[:, : k.weight.shape[1]]
+
+
+def _stem_affine(k: Stem, rows: Tensor, c: Tensor) -> Tensor:
+    """What u z + c adds to dw: rows P2 + c P1."""
+    p = k.patches
+    return (rows.double() @ p.second + c.double()[:, None] * p.first).to(k.weight).view_as(k.weight)
