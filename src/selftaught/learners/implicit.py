@@ -22,7 +22,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply, set_norm
 from selftaught.core.types import Examples, Params
 from selftaught.learners.gradient import moving_names, spread_head
-from selftaught.learners.inner import InnerLoss
+from selftaught.learners.inner import InnerLoss, Rules
 from selftaught.learners.prototype import LearnerNorm, apply_recorded
 
 Tensors = Sequence[Tensor]
@@ -134,21 +134,30 @@ def by_autograd(loss: InnerLoss, names: tuple[str, ...], outer: tuple[Tensor, ..
     return slope, curvature
 
 
+def by_rules(rules: Rules, names: tuple[str, ...], outer: tuple[Tensor, ...]) -> tuple[Slope, Curvature]:
+    """The back end for an inner loss that brings its own derivatives; one tape serves all products."""
+
+    def slope(weights: Tensors) -> Tensors:
+        return list(rules.slope(dict(zip(names, weights, strict=True)))[0].values())
+
+    def curvature(weights: Tensors) -> Product:
+        tape = rules.slope(dict(zip(names, weights, strict=True)))[1]
+        return lambda along: list(rules.curvature(tape, dict(zip(names, along, strict=True))).values())
+
+    return slope, curvature
+
+
 def descend_implicit(
-    loss: InnerLoss,
-    weights: Params,
-    outer: tuple[Tensor, ...],
-    proximal: Proximal,
-    back_end: BackEnd | None = None,
+    loss: InnerLoss, weights: Params, outer: tuple[Tensor, ...], proximal: Proximal, rules: Rules | None = None
 ) -> tuple[Params, Tensor]:
     """The solution near the start `weights`, and how far from solved it was (see `solve`).
 
     Its gradient, which can be taken once, reaches `weights` and every floating tensor of `outer` that asks for
     one, as if the problem had been solved exactly. No memory grows with the steps. Whatever differs between
-    tasks must be in `outer` when this runs under `vmap`. `back_end` may give faster gradients and products of the
-    same `loss` (default: `by_autograd`).
+    tasks must be in `outer` when this runs under `vmap`. `rules` are the derivatives of the same `loss` in
+    closed form; without them autograd finds them.
     """
-    back_end = back_end or partial(by_autograd, loss)
+    back_end = partial(by_autograd, loss) if rules is None else partial(by_rules, rules)
     *solved, gap = _Implicit.apply(loss, back_end, tuple(weights), proximal, *weights.values(), *outer)
     return dict(zip(weights, solved, strict=True)), gap
 

@@ -27,9 +27,10 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.gradient import moving_names, spread_head
+from selftaught.learners.closed_form import closed_form, loss_and_logits, rules_for
+from selftaught.learners.gradient import spread_head
 from selftaught.learners.implicit import Proximal, ProximalLearner, descend_implicit
-from selftaught.nets.heads import WithClassifier, width_of
+from selftaught.nets.heads import EncoderOnly, WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource
 
@@ -75,25 +76,14 @@ class IMAML:
         `inner_gradient` in the figures is the norm of what should be zero at a solution.
         """
         set_norm(net, "batch")
-        names = moving_names(net, self.moving)
+        proximal = self._proximal(self.inner_steps)
+        solved_loss = _head_alone if self.moving == "head" else _everything
 
         def one_task(net: nn.Module, params: Params, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-            weights = spread_head(params, task.ways)
-            fixed = {k: v for k, v in weights.items() if k not in names}
-            assert task.support.y is not None and task.query.y is not None
-
-            def inner(moving: Params, outer: tuple[Tensor, ...]) -> Tensor:
-                x, y, *below = outer
-                return F.cross_entropy(
-                    functional_call(net, dict(zip(fixed, below, strict=True)) | moving, (x,)), y
-                )
-
-            start = {k: v for k, v in weights.items() if k in names}
-            outer = (task.support.x, task.support.y, *fixed.values())
-            solved, gap = descend_implicit(inner, start, outer, self._proximal(self.inner_steps))
-            logits = functional_call(net, fixed | solved, (task.query.x,))
+            assert task.query.y is not None
+            loss, logits, gap = solved_loss(proximal, net, spread_head(params, task.ways), task)
             accuracy = (logits.argmax(-1) == task.query.y).float().mean()
-            return F.cross_entropy(logits, task.query.y), {"query_accuracy": accuracy, "inner_gradient": gap}
+            return loss, {"query_accuracy": accuracy, "inner_gradient": gap}
 
         loss, figures = over_tasks(one_task, net, params, tasks, path=self.path)
         return loss, Aux(figures)
@@ -108,3 +98,39 @@ class IMAML:
 
     def _proximal(self, steps: int) -> Proximal:
         return Proximal(self.strength, self.inner_rate, steps, self.cg_steps)
+
+
+def _everything(proximal: Proximal, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, logits and what is left of the inner gradient; in closed form where the network has rules for it."""
+    x, y, query_x, query_y = _labelled(task)
+
+    def inner(moving: Params, outer: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(functional_call(net, moving, (outer[0],)), outer[1])
+
+    rules = rules_for("auto", net, x, y)
+    solved, gap = descend_implicit(inner, weights, (x, y), proximal, rules)
+    if rules is not None:
+        return (*loss_and_logits(closed_form(net, query_x, query_y), solved), gap)
+    logits = functional_call(net, solved, (query_x,))
+    return F.cross_entropy(logits, query_y), logits, gap
+
+
+def _head_alone(proximal: Proximal, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor, Tensor]:
+    """The encoder stays: its features are made once, and a gradient reaches it through them."""
+    assert isinstance(net.encoder, nn.Module)
+    encoder, own = EncoderOnly(net.encoder), {k: v for k, v in weights.items() if k.startswith("encoder.")}
+    x, y, query_x, query_y = _labelled(task)
+    f, asked = functional_call(encoder, own, (x,)), functional_call(encoder, own, (query_x,))
+
+    def inner(head: Params, outer: tuple[Tensor, ...]) -> Tensor:
+        return F.cross_entropy(F.linear(outer[0], head["head.weight"], head["head.bias"]), outer[1])
+
+    start = {k: v for k, v in weights.items() if k not in own}
+    head, gap = descend_implicit(inner, start, (f, y), proximal)
+    logits = F.linear(asked, head["head.weight"], head["head.bias"])
+    return F.cross_entropy(logits, query_y), logits, gap
+
+
+def _labelled(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    assert task.support.y is not None and task.query.y is not None
+    return task.support.x, task.support.y, task.query.x, task.query.y
