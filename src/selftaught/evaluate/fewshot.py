@@ -21,7 +21,8 @@ from selftaught.learners import heads
 from selftaught.tasks.episodes import EpisodePlan, Episodes, draw_episodes
 
 Head = Literal["prototype", "ridge", "logistic"]
-_NUMBERS_AT_ONCE = 8_000_000
+_NUMBERS_AT_ONCE = 1_000_000
+"""Feature numbers of one block of episodes: few enough that what was gathered is still in the cache."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def few_shot_on(
     """As `few_shot`, on episodes already drawn (one list for many feature sets)."""
     ways = episodes.plan.ways
     each: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "prototype": partial(heads.prototype_logits, ways=ways, distance=distance),
-        "ridge": partial(heads.ridge_logits, ways=ways, penalty=penalty),
+        "prototype": partial(_prototype_each, ways=ways, distance=distance),
+        "ridge": partial(_ridge_each, ways=ways, penalty=penalty),
         "logistic": partial(_logistic_each, ways=ways, C=C),
     }
     if head not in each:
@@ -102,6 +103,9 @@ def few_shot_on(
     block = max(1, _NUMBERS_AT_ONCE // (pictures * features.shape[1]))
     correct = []
     with torch.no_grad():
+        if head != "prototype" or distance == "cosine":
+            # Once for every picture; an episode list meets each of them dozens of times.
+            features = heads.normalise(features)
         for support, query in zip(episodes.support.split(block), episodes.query.split(block), strict=True):
             logits = each[head](_rows(features, support), _rows(features, query))
             correct.append(_correct(logits, labels).cpu())
@@ -112,6 +116,19 @@ def _rows(features: Tensor, index: Tensor) -> Tensor:
     """features [B D] at [E S] -> [E S D]; index_select is several times faster than fancy indexing."""
     flat = features.index_select(0, index.flatten().to(features.device))
     return flat.unflatten(0, index.shape)
+
+
+def _prototype_each(support: Tensor, query: Tensor, ways: int, distance: heads.Distance) -> Tensor:
+    """`heads.prototype_logits` of rows that have length one if `distance` is the cosine."""
+    if distance == "cosine":
+        return query @ heads.normalise(heads.prototypes(support, ways)).mT
+    return heads.prototype_logits(support, query, ways, distance=distance)
+
+
+def _ridge_each(support: Tensor, query: Tensor, ways: int, penalty: float) -> Tensor:
+    """`heads.ridge_logits` of rows of length one."""
+    weight, bias = heads.ridge(support, heads.one_hot(support.shape[-2], ways, None, support), penalty)
+    return query @ weight + bias.unsqueeze(-2)
 
 
 def _logistic_each(support: Tensor, query: Tensor, ways: int, C: float) -> Tensor:

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -87,8 +86,11 @@ def ridge(
     rows, width = x.shape[-2:]
     xt = x.transpose(-1, -2)
     eye = penalty * torch.eye(min(rows, width), dtype=z.dtype, device=z.device)
-    dual = rows <= width
-    weight = xt @ torch.linalg.solve(x @ xt + eye, t) if dual else torch.linalg.solve(xt @ x + eye, xt @ t)
+    if rows <= width:
+        # Transposed twice: batched products with one long row a class are three times faster in this layout.
+        weight = (torch.linalg.solve(x @ xt + eye, t).mT @ x).mT
+    else:
+        weight = torch.linalg.solve(xt @ x + eye, xt @ t)
     return weight, (mean_t - mean_z @ weight).squeeze(-2)
 
 
@@ -117,6 +119,9 @@ def logistic_logits(
     `C` is the inverse penalty (the result depends on it and on the normalisation). Every class 0 .. ways - 1
     must have support; raises ConfigError otherwise.
     """
+    # Here, because loading scikit-learn takes as long as loading torch and training has no use for it.
+    from sklearn.linear_model import LogisticRegression
+
     rows = one_hot(len(support), ways, y, support).argmax(-1).cpu().numpy()
     if len(np.unique(rows)) != ways:
         raise ConfigError(f"logistic regression needs support for each of the {ways} classes")
