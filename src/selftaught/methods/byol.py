@@ -9,7 +9,8 @@ arXiv 2006.07733.
 
 The paper's: online and target networks, predictor, symmetric loss, batch normalisation in both heads, moving
 average with m rising to 1 by a cosine (when `total_steps` is given). Our choice: all views of a `Task`
-as one batch with every ordered pair averaged, small head widths, m = 0.99.
+as one batch with every ordered pair averaged, small head widths, m = 0.99, and `precision` "bfloat16" for both
+networks, the loss always in the pictures' own type.
 """
 
 import math
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.core.functional import apply, apply_update, buffers_of, params_of, part, prefixed
+from selftaught.core.precision import Precision, encoding
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
@@ -38,6 +40,7 @@ class BYOL:
     hidden: int = 256
     out: int = 64
     batch: int = 128
+    precision: Precision = "float32"
 
     def source(self, pictures: Pictures, views: Views) -> ViewTasks:
         """One task of the whole batch: one support and one query view."""
@@ -59,11 +62,12 @@ class BYOL:
         x = views_of(tasks)
         views, flat = len(x), x.flatten(0, 1)
         statistics = {k: v for k, v in slow.items() if k != "count" and not k.startswith("target.")}
-        p, buffers = apply_update(net, params, statistics, flat)
-        with torch.no_grad():
+        with encoding(self.precision, x.device):
+            p, buffers = apply_update(net, params, statistics, flat)
+        with torch.no_grad(), encoding(self.precision, x.device):
             target = WithProjector(net.get_submodule("encoder"), net.get_submodule("projector"))
             t = apply(target, part(slow, "target"), flat, "batch")
-        p, t = p.unflatten(0, x.shape[:2]), t.unflatten(0, x.shape[:2])
+        p, t = (z.to(x.dtype).unflatten(0, x.shape[:2]) for z in (p, t))
         pairs = [cosine_regression(p[a], t[b]) for a in range(views) for b in range(views) if a != b]
         return torch.stack(pairs).mean(), Aux(buffers=buffers)
 

@@ -7,7 +7,8 @@ Classification" (ProtoTransfer), 2020, arXiv 2006.11325.
     loss = ProtoNet's on this N-way 1-shot task
 
 The paper's: N = 50, raw support, three queries, squared distance. Its ProtoTune (a linear layer started from
-the prototypes at test time) is not in this file. Our choice: the view recipe of the data at hand.
+the prototypes at test time) is not in this file. Our choice: the view recipe of the data at hand, and
+`precision` "bfloat16" for the encoder, the loss always in the pictures' own type.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from selftaught.core.functional import buffers_of, params_of
+from selftaught.core.precision import Precision
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
@@ -31,6 +33,7 @@ class ProtoCLR:
     tasks: int = 1
     ways: int = 50
     queries: int = 3
+    precision: Precision = "float32"
 
     def source(self, pictures: Pictures, views: Views) -> ViewTasks:
         """Raw support, augmented queries."""
@@ -46,7 +49,7 @@ class ProtoCLR:
 
     def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
         """Mean cross-entropy of the views over the raw pictures' prototypes."""
-        return prototype_loss(net, params, slow, tasks)
+        return prototype_loss(net, params, slow, tasks, self.precision)
 
     def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
         """Statistics as the forward pass left them."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.core.functional import apply_update, buffers_of, params_of
+from selftaught.core.precision import Precision, encoding
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
@@ -59,13 +60,16 @@ class ProtoNet:
         return PrototypeLearner(net, distance="squared")
 
 
-def prototype_loss(net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
+def prototype_loss(
+    net: nn.Module, params: Params, slow: Params, tasks: Task, precision: Precision = "float32"
+) -> tuple[Tensor, Aux]:
     """The loss above for labelled episodes and for view tasks alike; all tasks go through `net` at once."""
     assert tasks.query.y is not None
     x = torch.cat([tasks.support.x, tasks.query.x], 1)
-    z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
+    with encoding(precision, x.device):
+        z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
     rows = tasks.support.x.shape[1]
-    support, query = z.unflatten(0, x.shape[:2]).split([rows, x.shape[1] - rows], 1)
+    support, query = z.to(x.dtype).unflatten(0, x.shape[:2]).split([rows, x.shape[1] - rows], 1)
     logits = squared_distance_logits(query, prototypes(support, tasks.ways, tasks.support.y))
     accuracy = (logits.argmax(-1) == tasks.query.y).float().mean()
     return cross_entropy(logits, tasks.query.y), Aux({"query_accuracy": accuracy.detach()}, buffers)

@@ -8,7 +8,8 @@ Representations", ICML 2020, arXiv 2002.05709.
 
 The paper's: the loss (eq. 1), a two-layer projector that is dropped afterwards, normalised embeddings.
 Our choice: the temperature for small batches, all views of a `Task` (support and query of every task) as one
-batch, and with more than two views the average over positives outside the logarithm (SupCon's L_out).
+batch, with more than two views the average over positives outside the logarithm (SupCon's L_out), and
+`precision` "bfloat16" for network and gradient, the loss always in the pictures' own type.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from selftaught.core.functional import apply_update, buffers_of, params_of
+from selftaught.core.precision import Precision, encoding
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
@@ -36,6 +38,7 @@ class SimCLR:
     out: int = 64
     batch: int = 128
     views: int = 2
+    precision: Precision = "float32"
 
     def source(self, pictures: Pictures, views: Views) -> ViewTasks:
         """One task of the whole batch: one support view, the others as queries."""
@@ -52,8 +55,9 @@ class SimCLR:
     def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
         """NT-Xent over the whole meta-batch as one batch of T*N pictures in S + Q views."""
         x = views_of(tasks)
-        z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
-        return nt_xent(z.unflatten(0, x.shape[:2]), self.temperature), Aux(buffers=buffers)
+        with encoding(self.precision, x.device):
+            z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
+        return nt_xent(z.to(x.dtype).unflatten(0, x.shape[:2]), self.temperature), Aux(buffers=buffers)
 
     def refresh(self, net: nn.Module, slow: Params, params: Params, tasks: Task, aux: Aux) -> Params:
         """Statistics as the forward pass left them."""
