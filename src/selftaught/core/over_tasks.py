@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from selftaught.core import vmap_norm
 from selftaught.core.errors import ConfigError
 from selftaught.core.peak_bytes import PeakBytes
 from selftaught.core.types import Params
-from selftaught.core.vmap_norm import BatchedNorms, check_modules, has_weight_norm, write_out_weight_norm
 
 Path = Literal["auto", "loop", "threads", "batched"]
 OneTask = Callable[[nn.Module, Params, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -74,10 +74,12 @@ def over_tasks(
         device = next(iter(params.values()), leaves[0]).device
         path = choose_path(device, count, workers, batchable=batchable)
     if path == "batched":
-        check_modules(net)
-    if has_weight_norm(net):
+        # One task alone needs no `vmap`, which would only make it slower.
+        path = "loop" if count == 1 else path
+        vmap_norm.check_modules(net)
+    if vmap_norm.has_weight_norm(net):
         net = _skeleton_of_its_own(net)
-        write_out_weight_norm(net)
+        vmap_norm.write_out_weight_norm(net)
     limits = _Limits(min(at_once or count, count), memory_mib)
     run = _Runner(one_task, net, list(params), spec, path, workers, limits, torch.is_grad_enabled())
     loss, *figures = _TaskMean.apply(run, len(params), *params.values(), *leaves)
@@ -138,6 +140,7 @@ class _Runner:
 
     def __post_init__(self) -> None:
         self.figure_names: list[str] = []
+        self.norms = vmap_norm.has_norms(self.net)
 
     def shares(self, values: Sequence[Tensor], leaves: Sequence[Tensor], want: list[bool]) -> Iterator[_Share]:
         """Every task once, with no more of them alive together than the limits allow."""
@@ -195,11 +198,19 @@ class _Runner:
 
     def _call(self, net: nn.Module, params: Params, tasks: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses and figures with a leading axis, of one task or of a chunk."""
-        if self.path == "batched":
-            with BatchedNorms():
-                return torch.func.vmap(lambda task: self.one_task(net, params, task))(tasks)
-        loss, figures = self.one_task(net, params, tasks)
-        return loss[None], {k: f[None] for k, f in figures.items()}
+        if self.path != "batched":
+            loss, figures = self.one_task(net, params, tasks)
+            return loss[None], {k: f[None] for k, f in figures.items()}
+        together = torch.func.vmap(lambda task: self.one_task(net, params, task))
+        if not self.norms:
+            losses, figures = together(tasks)
+            if not vmap_norm.calls_norms(losses):
+                return losses, figures
+            # A normalisation that is no module of torch's: once more, in the right way.
+            del losses, figures
+            self.norms = True
+        with vmap_norm.BatchedNorms():
+            return together(tasks)
 
 
 def _peak_mib(compute: Compute, net: nn.Module, span: slice) -> tuple[float, _Share]:

@@ -16,10 +16,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _NormBase
 from torch.overrides import TorchFunctionMode
 
 from selftaught.core.errors import ConfigError
 
+_NAMES = re.compile("(batch|instance|layer)_?norm", re.IGNORECASE)
 _WAY_OUT = "use path='loop' or 'threads'"
 
 
@@ -28,8 +30,9 @@ class BatchedNorms(TorchFunctionMode):
     """While it is entered, on this thread, normalisations under `vmap` can be differentiated twice.
 
     It acts on torch's functions (`F.batch_norm`, `torch.batch_norm` and so on), so it holds for any module that
-    calls them, and costs about a microsecond for each call of a torch function. Raises ConfigError where a
-    normalisation would move running averages, and where torch offers it in a form not known to be right.
+    calls them. Raises ConfigError where a normalisation would move running averages, and where torch offers it in
+    a form not known to be right. Every call of a torch function costs some microseconds more, which shows on
+    small tasks: enter it where `has_norms` or `calls_norms` says so.
     """
 
     def __init__(self) -> None:
@@ -44,6 +47,29 @@ class BatchedNorms(TorchFunctionMode):
         return self._table[func](*args, **(kwargs or {}))
 
 
+def has_norms(net: nn.Module) -> bool:
+    """Whether a module of `net` is one of torch's normalisations of features."""
+    return any(isinstance(module, _NormBase | nn.LayerNorm | nn.GroupNorm) for module in net.modules())
+
+
+def calls_norms(losses: Tensor) -> bool:
+    """Whether the graph of `losses` holds batch, instance or layer normalisation, whoever called it.
+
+    Looks at each node once: less than a microsecond a node. What leaves no node has no derivative to be wrong.
+    """
+    seen: set[Any] = set()
+    ahead = [losses.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if _NAMES.search(node.name()):
+            return True
+        ahead.extend(below for below, _ in node.next_functions)
+    return False
+
+
 def check_modules(net: nn.Module) -> None:
     """Raises ConfigError for a module that hides its normalisation from `BatchedNorms`."""
     for name, module in net.named_modules():
@@ -55,7 +81,7 @@ def check_modules(net: nn.Module) -> None:
 
 
 def _check_name(name: str) -> None:
-    if re.search("(batch|instance|layer)_?norm", name.lower()):
+    if _NAMES.search(name):
         raise ConfigError(
             f"{name} is not known to have a right second derivative in batched tasks: {_WAY_OUT}, or call "
             "torch.nn.functional.batch_norm, instance_norm or layer_norm"
