@@ -16,8 +16,10 @@ from selftaught.core.functional import Norm, buffers_of, params_of, set_norm
 from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Examples, Params, Task
 from selftaught.learners.inner import Graph, descend
-from selftaught.nets.conv4 import ConvBlock
-from selftaught.nets.vit import Block
+from selftaught.nets.conv4 import Conv4, ConvBlock
+from selftaught.nets.heads import width_of
+from selftaught.nets.resnet import ResNet12, ResNet18
+from selftaught.nets.vit import Block, ViT
 
 TASKS, WIDTH, STEPS, RATE = 3, 4, 2, 0.4
 
@@ -247,6 +249,35 @@ def test_all_of_the_gradient_through_weight_normalisation(name: str) -> None:
     _, expected = gradient(name, "loop", "unrolled")
     for path, graph in (("threads", "adjoint"), ("batched", "unrolled"), ("loop", "adjoint")):
         assert distance(gradient(name, path, graph)[1], expected) < 1e-10  # type: ignore[arg-type]
+
+
+ENCODERS: dict[str, Callable[[], nn.Module]] = {
+    "conv4-batch": lambda: Conv4(1, 16, 4),
+    "conv4-group": lambda: Conv4(1, 16, 8, "group"),
+    "conv4-none": lambda: Conv4(1, 16, 4, "none"),
+    "resnet12-batch": lambda: ResNet12(1, (4, 4, 4, 4)),
+    "resnet12-group": lambda: ResNet12(1, (8, 8, 8, 8), "group"),
+    "resnet18-batch": lambda: ResNet18(1, width=16),
+    "vit": lambda: ViT(1, width=8, depth=2, heads=2),
+}
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_every_encoder_batched_is_the_loop(name: str) -> None:
+    torch.manual_seed(0)
+    encoder = ENCODERS[name]()
+    net = nn.Sequential(encoder, nn.Linear(width_of(encoder), 3)).double()
+    set_norm(net, "batch")
+    x = torch.rand(2, 2, 6, 1, 16, 16, dtype=torch.float64)
+    tasks = Task(
+        Examples(x[0], torch.arange(3).repeat(2, 2)), Examples(x[1], torch.arange(3).repeat(2, 2)), ways=3
+    )
+    found = []
+    for path in ("loop", "batched"):
+        leaves = {k: v.requires_grad_() for k, v in params_of(net).items()}
+        loss, _ = over_tasks(objective(buffers_of(net), "unrolled"), net, leaves, tasks, path=path)  # type: ignore[arg-type]
+        found.append(dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True)))
+    assert distance(found[1], found[0]) < 1e-10
 
 
 def two_tasks(net: nn.Module, x: Tensor) -> Tensor:
