@@ -249,7 +249,7 @@ def _positions(z: Tensor) -> int:
 
 
 def _where_live(x: Tensor, n: Normed) -> Tensor:
-    return torch.ops.aten.threshold_backward(x, n.out, 0)
+    return torch.ops.aten.threshold_backward.default(x, n.out, 0)
 
 
 def _conv(x: Tensor, weight: Tensor) -> Tensor:
@@ -258,7 +258,7 @@ def _conv(x: Tensor, weight: Tensor) -> Tensor:
 
 def _convolution_backward(dz: Tensor, x: Tensor, weight: Tensor, want: list[bool]) -> tuple[Tensor, Tensor]:
     one = [1, 1]
-    return torch.ops.aten.convolution_backward(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[:2]
+    return torch.ops.aten.convolution_backward.default(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[:2]
 
 
 def _correlate(dz: Tensor, x: Tensor, like: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def _conv_transposed(dz: Tensor, weight: Tensor, like: Tensor) -> Tensor:
 def _spread(pooled: Tensor, index: Tensor, like: Tensor) -> Tensor:
     """Each pooled number back where the largest stood, zeros elsewhere; only the shape of `like` counts."""
     two = [2, 2]
-    back = torch.ops.aten.max_pool2d_with_indices_backward
+    back = torch.ops.aten.max_pool2d_with_indices_backward.default
     return back(pooled, like, two, two, [0, 0], [1, 1], False, index)
 
 
