@@ -26,7 +26,7 @@ CEILINGS = {
 }
 OFFERS: Mapping[str, tuple[str, ...]] = {
     "maml": ("learn2learn", "higher", "torchopt", "parallel-metalearn"),
-    "first-order": ("learn2learn", "higher", "parallel-metalearn"),
+    "first-order": ("learn2learn", "parallel-metalearn"),
     "anil": ("learn2learn", "parallel-metalearn"),
     "protonet": ("learn2learn", "easyfsl"),
     "evaluate": ("learn2learn", "easyfsl"),

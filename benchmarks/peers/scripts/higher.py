@@ -13,12 +13,11 @@ def maml(work: Work) -> Step:
     """One inner-loop context and one backward pass a task."""
     net, tasks = network(work), episodes(work)
     optimizer = torch.optim.SGD(net.parameters(), lr=work.options["rate"])
-    second = not work.options.get("first_order")
 
     def step() -> dict[str, Tensor]:
         clear(net)
         for support_x, support_y, query_x, query_y in tasks:
-            context = higher.innerloop_ctx(net, optimizer, copy_initial_weights=False, track_higher_grads=second)
+            context = higher.innerloop_ctx(net, optimizer, copy_initial_weights=False)
             with context as (functional, inner):
                 for _ in range(work.options["steps"]):
                     inner.step(F.cross_entropy(functional(support_x), support_y))
