@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 import tyro
 
 from benchmarks.episodes import Episodes
+from benchmarks.implicit import Implicit
 from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
 from benchmarks.peers.listing import Peers
@@ -21,6 +22,7 @@ class Benchmark(Protocol):
 
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "episodes": Episodes,
+    "implicit": Implicit,
     "meta_step": MetaStep,
     "omniglot": Omniglot,
     "peers": Peers,
