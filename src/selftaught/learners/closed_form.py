@@ -81,7 +81,7 @@ class ClosedForm:
     def slope(self, weights: Params) -> tuple[Params, Tape]:
         """The gradient under the names of `weights`, and the tape of the pass."""
         signs = _signs(weights)
-        w = _laid_out(_flipped(weights, signs))
+        w = laid_out(_flipped(weights, signs))
         first = stem(self.patches, *_block(w, 0), self.eps[0])
         blocks: list[Block] = []
         out = first.normed.out
@@ -111,7 +111,7 @@ class ClosedForm:
 
     def curvature(self, tape: Tape, along: Params) -> Params:
         """Hessian at the tape's weights times `along`."""
-        w = _laid_out(_flipped(along, tape.signs))
+        w = laid_out(_flipped(along, tape.signs))
         dots = [stem_dot(tape.stem, *_block(w, 0))]
         directions: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(1, _DEPTH):
@@ -240,8 +240,9 @@ def _flipped(w: Params, signs: dict[int, Tensor]) -> Params:
     return w | turned
 
 
-def _laid_out(weights: Params) -> Params:
-    """Convolutions beyond the stem in channels-last memory; no copy where they are already."""
+def laid_out(weights: Params) -> Params:
+    """Convolutions beyond the stem in channels-last memory; no copy where they are already. Weights that start
+    so stay so from step to step."""
     later = {_conv(i) for i in range(1, _DEPTH)}
     last = torch.channels_last
     return {k: v.contiguous(memory_format=last) if k in later else v for k, v in weights.items()}

@@ -24,7 +24,7 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import closed_form, loss_and_logits, rules_for
+from selftaught.learners.closed_form import closed_form, laid_out, loss_and_logits, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
 from selftaught.learners.inner import FusedGraph, descend
 from selftaught.nets.heads import EncoderOnly, WithClassifier, width_of
@@ -109,6 +109,8 @@ def _everything(loop: InnerLoop, net: nn.Module, weights: Params, task: Task) ->
         return F.cross_entropy(functional_call(net, moving, (support[0],)), support[1])
 
     rules = rules_for(loop.graph, net, *support)
+    if rules is not None:
+        weights = laid_out(weights)
     adapted = descend(inner, weights, (), loop.inner_rate, loop.inner_steps, loop.graph, rules)
     if rules is not None:
         return loss_and_logits(closed_form(net, *query), adapted)
