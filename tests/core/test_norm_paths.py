@@ -160,11 +160,8 @@ def objective(slow: Params, graph: Graph) -> Callable[[nn.Module, Params, Task],
     return one_task
 
 
-def plain(
-    net: nn.Module, params: Params, slow: Params, tasks: Task, second_order: bool = True
-) -> tuple[Tensor, Params]:
-    """Mean loss and gradient by the loop as one would write it by hand, weight normalisation aside."""
-    leaves = {k: v.clone().requires_grad_() for k, v in params.items()}
+def plain(net: nn.Module, leaves: Params, slow: Params, tasks: Task, second_order: bool) -> Tensor:
+    """Mean loss by the loop as one would write it by hand."""
     losses = []
     assert tasks.support.y is not None and tasks.query.y is not None
     for t in range(TASKS):
@@ -174,14 +171,16 @@ def plain(
             slopes = torch.autograd.grad(loss, list(w.values()), create_graph=second_order)
             w = {k: v - RATE * g for (k, v), g in zip(w.items(), slopes, strict=True)}
         losses.append(F.cross_entropy(functional_call(net, slow | w, (tasks.query.x[t],)), tasks.query.y[t]))
-    mean = torch.stack(losses).mean()
-    grads = torch.autograd.grad(mean, list(leaves.values()))
-    return mean.detach(), dict(zip(leaves, grads, strict=True))
+    return torch.stack(losses).mean()
 
 
 @functools.cache
 def by_hand(name: str, second_order: bool) -> tuple[Tensor, Params]:
-    return plain(*problem(name), second_order)
+    """Value and gradient of the plain loop, right but for weight normalisation."""
+    net, params, slow, tasks = problem(name)
+    leaves = {k: v.clone().requires_grad_() for k, v in params.items()}
+    mean = plain(net, leaves, slow, tasks, second_order)
+    return mean.detach(), dict(zip(leaves, torch.autograd.grad(mean, list(leaves.values())), strict=True))
 
 
 def direction(params: Params) -> Params:
@@ -196,7 +195,8 @@ def by_differences(name: str) -> float:
     along = direction(params)
 
     def value(step: float) -> float:
-        return float(plain(net, {k: v + step * along[k] for k, v in params.items()}, slow, tasks)[0])
+        leaves = {k: (v + step * along[k]).requires_grad_() for k, v in params.items()}
+        return float(plain(net, leaves, slow, tasks, second_order=False).detach())
 
     coarse, fine = ((value(h) - value(-h)) / (2 * h) for h in (4e-4, 2e-4))
     return (4 * fine - coarse) / 3
