@@ -71,8 +71,8 @@ class ClosedForm:
     @property
     def tape_mib(self) -> float:
         """From the shapes: 20 bytes a pooled position in the stem, 52 in a block (float32)."""
-        high, wide = self.patches.x.shape[-2:]
-        positions, total = self.width * len(self.patches.x), 0
+        pictures, high, wide = self.patches.size
+        positions, total = self.width * pictures, 0
         for i in range(_DEPTH):
             high, wide = high // 2, wide // 2
             total += positions * high * wide * (52 if i else 20)

@@ -31,16 +31,18 @@ _PIECE = 2**18
 
 @dataclass(frozen=True)
 class Patches:
-    """Pictures [B C H W] ready for the stem: in channels-last memory, and their patches' moments in float64."""
+    """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures, one [M 9C] row for each
+    position, and their moments in float64."""
 
-    x: Tensor
+    rows: Tensor
+    size: tuple[int, int, int]
     first: Tensor
     second: Tensor
 
     @property
     def count(self) -> int:
-        """M, positions of all pictures."""
-        return self.x.shape[0] * self.x.shape[2] * self.x.shape[3]
+        """M = B * H * W, positions of all pictures."""
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,15 @@ class SlopeDot:
 
 
 def patches(x: Tensor) -> Patches:
-    """Moments of all 3x3 patches of zero-padded pictures; float64, since variances are differences of them."""
-    first: Tensor | float = 0.0
-    second: Tensor | float = 0.0
-    for piece in x.split(max(1, _PIECE // x[0].numel() // 9)):
-        p = F.unfold(piece, 3, padding=1).double()
-        first = first + p.sum((0, 2))
-        second = second + torch.bmm(p, p.transpose(1, 2)).sum(0)
-    if x.shape[1] == 1:
-        # One channel cannot carry the channels-last layout, and the slow kernels follow: a zero one beside it.
-        x = F.pad(x, (0, 0, 0, 0, 0, 1))
-    assert isinstance(first, Tensor) and isinstance(second, Tensor)
-    return Patches(x.contiguous(memory_format=torch.channels_last), first, second)
+    """The moments are float64, since variances will be differences of them."""
+    rows = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 9 * x.shape[1])
+    first = torch.zeros(rows.shape[1], dtype=torch.float64, device=x.device)
+    second = torch.zeros(len(first), len(first), dtype=torch.float64, device=x.device)
+    for piece in rows.split(_PIECE // 16):
+        exact = piece.double()
+        first += exact.sum(0)
+        second.addmm_(exact.t(), exact)
+    return Patches(rows, (len(x), x.shape[2], x.shape[3]), first, second)
 
 
 def normalise(
@@ -155,11 +154,10 @@ def stem(p: Patches, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) ->
     flat = weight.flatten(1).double()
     mean = flat @ p.first / p.count
     variance = ((flat @ p.second) * flat).sum(1) / p.count - mean.square()
-    padded = _padded(weight, p)
     top, index = _pooled_like(p, weight)
-    size = _size(p, weight)
-    for x, t, i in zip(p.x.split(size), top.split(size), index.split(size), strict=True):
-        torch.ops.aten.max_pool2d_with_indices.out(_conv(x, padded), [2, 2], out=t, indices=i)
+    filters, size = weight.flatten(1).t(), _size(p, weight)
+    for x, t, i in zip(_pieces(p, size), top.split(size), index.split(size), strict=True):
+        torch.ops.aten.max_pool2d_with_indices.out(_map(x @ filters, p), [2, 2], out=t, indices=i)
     n = normalise(top, mean.to(weight), variance.clamp_(min=0).to(weight), gamma, beta, eps, p.count)
     return Stem(p, weight, index, n)
 
@@ -178,9 +176,8 @@ def stem_dot(k: Stem, weight: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
     mean = flat @ p.first / p.count
     own = k.weight.flatten(1).double()
     covariance = ((own @ p.second) * flat).sum(1) / p.count - (own @ p.first / p.count) * mean
-    padded = _padded(weight, p)
-    size = _size(p, weight)
-    found = [_at(_conv(x, padded), i) for x, i in zip(p.x.split(size), k.index.split(size), strict=True)]
+    filters, size = weight.flatten(1).t(), _size(p, weight)
+    found = [_at(_map(x @ filters, p), i) for x, i in zip(_pieces(p, size), k.index.split(size), strict=True)]
     return normalise_dot(n, torch.cat(found), mean.to(weight), covariance.to(weight), gamma, beta)
 
 
@@ -258,7 +255,9 @@ def _conv(x: Tensor, weight: Tensor) -> Tensor:
 
 def _convolution_backward(dz: Tensor, x: Tensor, weight: Tensor, want: list[bool]) -> tuple[Tensor, Tensor]:
     one = [1, 1]
-    return torch.ops.aten.convolution_backward.default(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[:2]
+    return torch.ops.aten.convolution_backward.default(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[
+        :2
+    ]
 
 
 def _correlate(dz: Tensor, x: Tensor, like: Tensor) -> Tensor:
@@ -280,35 +279,36 @@ def _at(z: Tensor, index: Tensor) -> Tensor:
     return z.flatten(2).gather(2, index.flatten(2)).view_as(index)
 
 
-def _padded(weight: Tensor, p: Patches) -> Tensor:
-    extra = p.x.shape[1] - weight.shape[1]
-    weight = F.pad(weight, (0, 0, 0, 0, 0, extra)) if extra else weight
-    return weight.contiguous(memory_format=torch.channels_last)
-
-
 def _size(p: Patches, weight: Tensor) -> int:
-    return max(1, _PIECE // (weight.shape[0] * p.x.shape[2] * p.x.shape[3]))
+    """Pictures of one piece."""
+    _, height, width = p.size
+    return max(1, _PIECE // (len(weight) * height * width))
+
+
+def _pieces(p: Patches, size: int) -> tuple[Tensor, ...]:
+    return p.rows.split(size * p.size[1] * p.size[2])
+
+
+def _map(rows: Tensor, p: Patches) -> Tensor:
+    """Rows of positions [b*H*W C] as a map [b C H W] in channels-last memory, and no copy."""
+    return rows.view(-1, p.size[1], p.size[2], rows.shape[1]).permute(0, 3, 1, 2)
 
 
 def _pooled_like(p: Patches, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Room for the pooled map and its indices."""
-    shape = (len(p.x), len(weight), p.x.shape[2] // 2, p.x.shape[3] // 2)
+    shape = (p.size[0], len(weight), p.size[1] // 2, p.size[2] // 2)
     top = torch.empty(shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
     return top, torch.empty_like(top, dtype=torch.int64)
 
 
 def _stem_correlate(k: Stem, pooled: Tensor) -> Tensor:
     """sum over positions of spread(pooled) times patch, [C_out C 3 3]."""
-    total: Tensor | None = None
-    padded = _padded(k.weight, k.patches)
-    size = _size(k.patches, k.weight)
-    for x, d, i in zip(k.patches.x.split(size), pooled.split(size), k.index.split(size), strict=True):
-        shape = (len(x), len(k.weight), *x.shape[2:])
-        like = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        part = _correlate(_spread(d, i, like), x, padded)
-        total = part if total is None else total + part
-    assert total is not None
-    return total[:, : k.weight.shape[1]]
+    p, size = k.patches, _size(k.patches, k.weight)
+    total = k.weight.new_zeros(p.rows.shape[1], len(k.weight))
+    for x, d, i in zip(_pieces(p, size), pooled.split(size), k.index.split(size), strict=True):
+        like = _map(x.new_empty(len(x), len(k.weight)), p)
+        total.addmm_(x.t(), _spread(d, i, like).permute(0, 2, 3, 1).reshape(len(x), -1))
+    return total.t().reshape(k.weight.shape)
 
 
 def _stem_affine(k: Stem, rows: Tensor, c: Tensor) -> Tensor:
