@@ -221,7 +221,7 @@ def _block(w: Params, i: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def _named(i: int, dw: Tensor, s: Any) -> Params:
     norm = f"encoder.blocks.{i}.norm"
-    return {_conv(i): dw, f"{norm}.weight": s.d_gamma, f"{norm}.bias": s.d_beta}
+    return {_conv(i): dw, f"{norm}.weight": s.d_gamma.flatten(), f"{norm}.bias": s.d_beta.flatten()}
 
 
 def _signs(w: Params) -> dict[int, Tensor]:

@@ -1,21 +1,22 @@
 """Gradient and Hessian-vector product of Conv4's blocks in closed form: no autograd graph, no double backward.
 
 One block maps x to relu(pool(batchnorm(conv(x)))). Pooling commutes with what follows it when gamma >= 0 (all
-of it is monotone; `flip` arranges the sign), so everything after the convolution runs on a quarter of the
+of it is monotone; the caller arranges the signs), so everything after the convolution runs on a quarter of the
 pixels. With z = conv(x, w) over M = B*H*W positions a channel, m and v its mean and biased variance,
 r = 1 / sqrt(v + eps), top = pool(z), hat = (top - m) r, out = relu(gamma hat + beta):
 
     backward   dy = d_out where out > 0;  d_beta = sum dy;  d_gamma = sum dy hat;  s = gamma r
-               dz = spread(s dy) + u z + c,   u = -s r d_gamma / M,   c = -s d_beta / M - u m
+               dz = spread(s dy) + u (z - m) + c,   u = -s r d_gamma / M,   c = -s d_beta / M
                dw = correlate(x, dz),  dx = transposed conv(dz, w)
 
 and the derivative of every line along a direction (w', gamma', beta', x'), written with a prime in formulas
 and with `_dot` in names, gives the Hessian-vector product: forward over reverse. The stem, the first block,
-never needs dx, and its x stays the same while weights change. So sums of z over positions come from the first
-two moments of x's 3x3 patches, P1 = sum patch and P2 = sum patch patch^T: sum z = w P1, sum z z' = w P2 w',
-correlate(x, u z + c) = u (w P2) + c P1, and z itself is made piece by piece and forgotten.
+never needs dx, and its x stays the same while weights change. So its sums over positions come from the mean
+and the covariance of x's 3x3 patches, V = cov(patch): m = w mean, v = w V w^T, cov(z, z') = w V w'^T and
+correlate(x, u (z - m) + c) = M (u w V + c mean); z itself is made piece by piece and forgotten.
 
-Our derivation; tests hold it against autograd and finite differences in float64.
+What belongs to a channel has the shape [1 C 1 1] throughout, pooled maps are [B C h w], and all maps lie in
+channels-last memory. Our derivation; tests hold it against autograd and finite differences in float64.
 """
 
 from dataclasses import dataclass
@@ -32,12 +33,12 @@ _PIECE = 2**18
 @dataclass(frozen=True)
 class Patches:
     """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures, one [M 9C] row for each
-    position, and their moments in float64."""
+    position, with their mean [9C] and covariance [9C 9C]."""
 
     rows: Tensor
     size: tuple[int, int, int]
-    first: Tensor
-    second: Tensor
+    mean: Tensor
+    covariance: Tensor
 
     @property
     def count(self) -> int:
@@ -59,7 +60,7 @@ class Normed:
 
 @dataclass(frozen=True)
 class Slope:
-    """The backward pass below the convolution: dz = spread(s dy) + u z + c."""
+    """The backward pass below the convolution: dz = spread(s dy) + u (z - m) + c."""
 
     dy: Tensor
     d_gamma: Tensor
@@ -82,7 +83,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class SlopeDot:
-    """The backward pass along a direction: dz' = spread(pooled) + u' z + u z' + c'."""
+    """The backward pass along a direction: dz' = spread(pooled) + u' (z - m) + u (z' - m') + c'."""
 
     pooled: Tensor
     d_gamma: Tensor
@@ -92,7 +93,7 @@ class SlopeDot:
 
 
 def patches(x: Tensor) -> Patches:
-    """The moments are float64, since variances will be differences of them."""
+    """Of pictures [B C H W]. The sums are float64, since the covariance is a difference of them."""
     rows = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 9 * x.shape[1])
     first = torch.zeros(rows.shape[1], dtype=torch.float64, device=x.device)
     second = torch.zeros(len(first), len(first), dtype=torch.float64, device=x.device)
@@ -100,92 +101,96 @@ def patches(x: Tensor) -> Patches:
         exact = piece.double()
         first += exact.sum(0)
         second.addmm_(exact.t(), exact)
-    return Patches(rows, (len(x), x.shape[2], x.shape[3]), first, second)
+    mean = first / len(rows)
+    covariance = second / len(rows) - torch.outer(mean, mean)
+    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean.to(x.dtype), covariance.to(x.dtype))
 
 
 def normalise(
     top: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, eps: float, count: int
 ) -> Normed:
-    """`top` [B C h w], the pooled convolution, is overwritten."""
-    rstd = (variance + eps).rsqrt()
-    hat = top.sub_(_wide(mean)).mul_(_wide(rstd))
-    return Normed(count, gamma, mean, rstd, hat, torch.addcmul(_wide(beta), hat, _wide(gamma)).relu_())
+    """`top`, the pooled convolution, is overwritten."""
+    rstd = (variance + eps).rsqrt_()
+    hat = top.sub_(mean).mul_(rstd)
+    gamma = _of_channels(gamma)
+    return Normed(count, gamma, mean, rstd, hat, torch.addcmul(_of_channels(beta), hat, gamma).relu_())
 
 
 def normalise_back(n: Normed, d_out: Tensor) -> Slope:
     """From d_out [B C h w]."""
     dy = _where_live(d_out, n)
-    d_gamma, d_beta, s = (dy * n.hat).sum(_OVER), dy.sum(_OVER), n.gamma * n.rstd
-    u = -s * n.rstd * d_gamma / n.count
-    return Slope(dy, d_gamma, d_beta, s, u, -s * d_beta / n.count - u * n.mean)
+    d_gamma, d_beta, s = _sum(dy * n.hat), _sum(dy), n.gamma * n.rstd
+    share = s / -n.count
+    return Slope(dy, d_gamma, d_beta, s, share * n.rstd * d_gamma, share * d_beta)
 
 
 def normalise_dot(n: Normed, top: Tensor, mean: Tensor, covariance: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
-    """From top' = z' where z was largest, m' and cov(z, z'): v' = 2 cov, r' = -r^3 cov."""
-    lean = -n.rstd.square() * covariance
-    hat = torch.addcmul((top - _wide(mean)) * _wide(n.rstd), n.hat, _wide(lean))
-    out = torch.addcmul(_wide(beta), n.hat, _wide(gamma)).addcmul_(hat, _wide(n.gamma))
+    """From top' = z' where z was largest, m' and cov(z, z'): v' = 2 cov, so r' = -r^3 cov. Overwrites `top`."""
+    lean = n.rstd * n.rstd * -covariance
+    hat = top.sub_(mean).mul_(n.rstd).addcmul_(n.hat, lean)
+    gamma = _of_channels(gamma)
+    out = torch.addcmul(_of_channels(beta), n.hat, gamma).addcmul_(hat, n.gamma)
     return Dot(gamma, mean, lean, hat, _where_live(out, n))
 
 
 def normalise_dot_back(n: Normed, slope: Slope, dot: Dot, d_out: Tensor) -> SlopeDot:
     """From d_out' [B C h w]."""
     dy = _where_live(d_out, n)
-    d_beta, d_gamma = dy.sum(_OVER), torch.addcmul(dy * n.hat, slope.dy, dot.hat).sum(_OVER)
+    d_beta, d_gamma = _sum(dy), _sum((dy * n.hat).addcmul_(slope.dy, dot.hat))
     rstd = n.rstd * dot.lean
-    s = dot.gamma * n.rstd + n.gamma * rstd
-    u = -((s * n.rstd + slope.s * rstd) * slope.d_gamma + slope.s * n.rstd * d_gamma) / n.count
-    c = -(s * slope.d_beta + slope.s * d_beta) / n.count - u * n.mean - slope.u * dot.mean
-    return SlopeDot((dy * _wide(slope.s)).addcmul_(slope.dy, _wide(s)), d_gamma, d_beta, u, c)
+    s = torch.addcmul(dot.gamma * n.rstd, n.gamma, rstd)
+    turned = torch.addcmul(s * n.rstd, slope.s, rstd)
+    u = torch.addcmul(turned * slope.d_gamma, slope.s * n.rstd, d_gamma) / -n.count
+    c = torch.addcmul(s * slope.d_beta, slope.s, d_beta) / -n.count
+    return SlopeDot((dy * slope.s).addcmul_(slope.dy, s), d_gamma, d_beta, u, c)
 
 
 @dataclass(frozen=True)
 class Stem:
-    """The first block at one set of weights."""
+    """The first block at one set of weights; `leaning` is w V [C_out 9C]."""
 
     patches: Patches
     weight: Tensor
+    leaning: Tensor
     index: Tensor
     normed: Normed
 
 
 def stem(p: Patches, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Stem:
     """`weight` [C_out C 3 3] as the network has it."""
-    flat = weight.flatten(1).double()
-    mean = flat @ p.first / p.count
-    variance = ((flat @ p.second) * flat).sum(1) / p.count - mean.square()
+    flat = weight.flatten(1)
+    leaning = flat @ p.covariance
+    variance = (leaning * flat).sum(1).clamp_(min=0)
     top, index = _pooled_like(p, weight)
-    filters, size = weight.flatten(1).t(), _size(p, weight)
+    size = _size(p, weight)
     for x, t, i in zip(_pieces(p, size), top.split(size), index.split(size), strict=True):
-        torch.ops.aten.max_pool2d_with_indices.out(_map(x @ filters, p), [2, 2], out=t, indices=i)
-    n = normalise(top, mean.to(weight), variance.clamp_(min=0).to(weight), gamma, beta, eps, p.count)
-    return Stem(p, weight, index, n)
+        torch.ops.aten.max_pool2d_with_indices.out(_map(x @ flat.t(), p), [2, 2], out=t, indices=i)
+    mean, variance = _of_channels(flat @ p.mean), _of_channels(variance)
+    return Stem(p, weight, leaning, index, normalise(top, mean, variance, gamma, beta, eps, p.count))
 
 
 def stem_back(k: Stem, d_out: Tensor) -> tuple[Slope, Tensor]:
     """And dw; there is nothing to hand further down."""
     slope = normalise_back(k.normed, d_out)
-    dw = _stem_correlate(k, slope.dy * _wide(slope.s))
-    return slope, dw + _stem_affine(k, slope.u[:, None] * k.weight.flatten(1), slope.c)
+    return slope, _stem_correlate(k, slope.dy * slope.s, slope.u.view(-1, 1) * k.leaning, slope.c)
 
 
 def stem_dot(k: Stem, weight: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
     """Along (weight, gamma, beta); x' is zero."""
-    p, n = k.patches, k.normed
-    flat = weight.flatten(1).double()
-    mean = flat @ p.first / p.count
-    own = k.weight.flatten(1).double()
-    covariance = ((own @ p.second) * flat).sum(1) / p.count - (own @ p.first / p.count) * mean
-    filters, size = weight.flatten(1).t(), _size(p, weight)
-    found = [_at(_map(x @ filters, p), i) for x, i in zip(_pieces(p, size), k.index.split(size), strict=True)]
-    return normalise_dot(n, torch.cat(found), mean.to(weight), covariance.to(weight), gamma, beta)
+    p, flat = k.patches, weight.flatten(1)
+    covariance = (k.leaning * flat).sum(1)
+    size = _size(p, weight)
+    found = [_at(_map(x @ flat.t(), p), i) for x, i in zip(_pieces(p, size), k.index.split(size), strict=True)]
+    mean = _of_channels(flat @ p.mean)
+    return normalise_dot(k.normed, torch.cat(found), mean, _of_channels(covariance), gamma, beta)
 
 
 def stem_dot_back(k: Stem, slope: Slope, weight: Tensor, dot: Dot, d_out: Tensor) -> tuple[SlopeDot, Tensor]:
     """And dw'; `weight` is the direction again."""
     s = normalise_dot_back(k.normed, slope, dot, d_out)
-    rows = s.u[:, None] * k.weight.flatten(1) + slope.u[:, None] * weight.flatten(1)
-    return s, _stem_correlate(k, s.pooled) + _stem_affine(k, rows, s.c)
+    also = (slope.u.view(-1, 1) * weight.flatten(1)) @ k.patches.covariance
+    rows = torch.addcmul(also, s.u.view(-1, 1), k.leaning)
+    return s, _stem_correlate(k, s.pooled, rows, s.c)
 
 
 @dataclass(frozen=True)
@@ -200,27 +205,29 @@ class Block:
 
 
 def block(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Block:
-    """[B C H W] in channels-last memory -> `.normed.out` [B C_out H/2 W/2]."""
+    """[B C H W] -> `.normed.out` [B C_out H/2 W/2]."""
     z = _conv(x, weight)
     mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
     top, index = F.max_pool2d(z, 2, return_indices=True)
+    mean, variance = _of_channels(mean), _of_channels(variance)
     return Block(x, weight, z, index, normalise(top, mean, variance, gamma, beta, eps, _positions(z)))
 
 
 def block_back(k: Block, d_out: Tensor) -> tuple[Slope, Tensor, Tensor, Tensor]:
     """The slope, dz, dw and dx."""
-    slope = normalise_back(k.normed, d_out)
-    dz = _spread(slope.dy * _wide(slope.s), k.index, k.z)
-    dz.addcmul_(k.z, _wide(slope.u)).add_(_wide(slope.c))
-    return slope, dz, _correlate(dz, k.x, k.weight), _conv_transposed(dz, k.weight, k.x)
+    n, slope = k.normed, normalise_back(k.normed, d_out)
+    dz = _spread(slope.dy * slope.s, k.index, k.z)
+    dz.addcmul_(k.z, slope.u).add_(slope.c - slope.u * n.mean)
+    dx, dw = _convolution_backward(dz, k.x, k.weight, [True, True, False])
+    return slope, dz, dw, dx
 
 
 def block_dot(k: Block, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Dot]:
     """z' and the rest, along (x, weight, gamma, beta). Both terms of z' in one convolution."""
     z = _conv(torch.cat([x, k.x], 1), torch.cat([k.weight, weight], 1))
     count = _positions(z)
-    mean = z.sum(_OVER) / count
-    covariance = (k.z * z).sum(_OVER) / count - k.normed.mean * mean
+    mean = _sum(z) / count
+    covariance = _sum(k.z * z) / count - k.normed.mean * mean
     return z, normalise_dot(k.normed, _at(z, k.index), mean, covariance, gamma, beta)
 
 
@@ -231,14 +238,19 @@ def block_dot_back(
     x, weight, z = direction
     s = normalise_dot_back(k.normed, slope, dot, d_out)
     dz_dot = _spread(s.pooled, k.index, k.z)
-    dz_dot.addcmul_(k.z, _wide(s.u)).addcmul_(z, _wide(slope.u)).add_(_wide(s.c))
-    dw = _correlate(torch.cat([dz, dz_dot]), torch.cat([x, k.x]), k.weight)
-    both = torch.cat([dz_dot, dz], 1)
-    return s, dw, _conv_transposed(both, torch.cat([k.weight, weight]), k.x)
+    dz_dot.addcmul_(k.z, s.u).addcmul_(z, slope.u).add_(s.c - s.u * k.normed.mean - slope.u * dot.mean)
+    like, both = torch.cat([x, k.x]), torch.cat([dz_dot, dz], 1)
+    dw = _convolution_backward(torch.cat([dz, dz_dot]), like, k.weight, [False, True, False])[1]
+    dx = _convolution_backward(both, k.x, torch.cat([k.weight, weight]), [True, False, False])[0]
+    return s, dw, dx
 
 
-def _wide(v: Tensor) -> Tensor:
-    return v[:, None, None]
+def _of_channels(v: Tensor) -> Tensor:
+    return v.view(1, -1, 1, 1)
+
+
+def _sum(x: Tensor) -> Tensor:
+    return x.sum((0, 2, 3), keepdim=True)
 
 
 def _positions(z: Tensor) -> int:
@@ -255,17 +267,8 @@ def _conv(x: Tensor, weight: Tensor) -> Tensor:
 
 def _convolution_backward(dz: Tensor, x: Tensor, weight: Tensor, want: list[bool]) -> tuple[Tensor, Tensor]:
     one = [1, 1]
-    return torch.ops.aten.convolution_backward.default(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[
-        :2
-    ]
-
-
-def _correlate(dz: Tensor, x: Tensor, like: Tensor) -> Tensor:
-    return _convolution_backward(dz, x, like, [False, True, False])[1]
-
-
-def _conv_transposed(dz: Tensor, weight: Tensor, like: Tensor) -> Tensor:
-    return _convolution_backward(dz, like, weight, [True, False, False])[0]
+    both = torch.ops.aten.convolution_backward.default
+    return both(dz, x, weight, None, one, one, one, False, [0, 0], 1, want)[:2]
 
 
 def _spread(pooled: Tensor, index: Tensor, like: Tensor) -> Tensor:
@@ -301,17 +304,11 @@ def _pooled_like(p: Patches, weight: Tensor) -> tuple[Tensor, Tensor]:
     return top, torch.empty_like(top, dtype=torch.int64)
 
 
-def _stem_correlate(k: Stem, pooled: Tensor) -> Tensor:
-    """sum over positions of spread(pooled) times patch, [C_out C 3 3]."""
+def _stem_correlate(k: Stem, pooled: Tensor, rows: Tensor, c: Tensor) -> Tensor:
+    """sum over positions of (spread(pooled) + what sums to M (rows + c mean)) times patch, [C_out C 3 3]."""
     p, size = k.patches, _size(k.patches, k.weight)
-    total = k.weight.new_zeros(p.rows.shape[1], len(k.weight))
+    total = torch.addcmul(rows, c.view(-1, 1), p.mean).mul_(p.count).t()
     for x, d, i in zip(_pieces(p, size), pooled.split(size), k.index.split(size), strict=True):
         like = _map(x.new_empty(len(x), len(k.weight)), p)
-        total.addmm_(x.t(), _spread(d, i, like).permute(0, 2, 3, 1).reshape(len(x), -1))
+        total = torch.addmm(total, x.t(), _spread(d, i, like).permute(0, 2, 3, 1).reshape(len(x), -1))
     return total.t().reshape(k.weight.shape)
-
-
-def _stem_affine(k: Stem, rows: Tensor, c: Tensor) -> Tensor:
-    """What u z + c adds to dw: rows P2 + c P1."""
-    p = k.patches
-    return (rows.double() @ p.second + c.double()[:, None] * p.first).to(k.weight).view_as(k.weight)
