@@ -59,7 +59,7 @@ def test_near_float32_with_the_loss_in_float32(name: str, monkeypatch: pytest.Mo
     low, rounded = gradient(METHODS[name](precision="bfloat16"))
     assert low.dtype == rounded.dtype == torch.float32
     error = (rounded - exact).norm() / exact.norm()
-    assert 1e-4 < error < 0.3
+    assert 0.03 < error < 0.3
     assert not torch.is_autocast_enabled("cpu")
 
 

@@ -48,8 +48,10 @@ def test_winograd_has_derivatives_of_every_order() -> None:
     assert torch.autograd.gradgradcheck(winograd.conv3x3, (x, weight))
 
 
-def test_winograd_passes_through_transforms() -> None:
+@pytest.mark.parametrize("tiles", [1, 256])
+def test_winograd_passes_through_transforms(tiles: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient inside `vmap`, with weights of their own for every task, and a gradient through it."""
+    monkeypatch.setattr(winograd, "_TILES_AT_ONCE", tiles)
     x, weight = pair((6, 2, 4, 4), 2)
     tasks, weights = x.detach().unflatten(0, (3, 2)), weight.detach().expand(3, -1, -1, -1, -1) * 1.5
 
@@ -96,9 +98,8 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def plainly(net: nn.Module, x: Tensor) -> Tensor:
     """The same network in plain memory with direct convolutions: no layout asked for anywhere."""
     for module in net.modules():
-        if isinstance(module, Conv):
+        if hasattr(module, "channels_last"):
             module.channels_last = False
-    net.norm = "group"  # leaves the pictures' layout alone
     assert x.is_contiguous()
     return net(x)
 

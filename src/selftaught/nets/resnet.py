@@ -75,9 +75,9 @@ def _check_size(x: Tensor, least: int, name: str) -> None:
         )
 
 
-def _laid_out(x: Tensor, norm: BatchOrGroup) -> Tensor:
+def _laid_out(x: Tensor, last: bool) -> Tensor:
     """The same pictures in the memory layout that the network runs in; one channel is left to `Conv`."""
-    return channels_last(x) if norm == "batch" and x.shape[1] > 1 else x
+    return channels_last(x) if last and x.shape[1] > 1 else x
 
 
 class Block12(nn.Module):
@@ -121,7 +121,7 @@ class ResNet12(nn.Module):
     ) -> None:
         super().__init__()
         _check_widths(widths, norm)
-        self.norm: BatchOrGroup = norm
+        self.channels_last = norm == "batch"
         self.layer1 = Block12(channels, widths[0], norm)
         self.layer2 = Block12(widths[0], widths[1], norm)
         self.layer3 = Block12(widths[1], widths[2], norm)
@@ -132,7 +132,7 @@ class ResNet12(nn.Module):
     def lower(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """All blocks but the last: [B C H W] -> [B widths[2] H/8 W/8]; raises ConfigError below 16 px."""
         _check_size(x, 16, "ResNet12")
-        return self.layer3(self.layer2(self.layer1(_laid_out(x, self.norm))))
+        return self.layer3(self.layer2(self.layer1(_laid_out(x, self.channels_last))))
 
     def upper(self, h: Float[Tensor, "B E H W"]) -> Float[Tensor, "B D"]:
         """The last block and the average over space: [B E H W] -> [B D]."""
@@ -187,7 +187,7 @@ class ResNet18(nn.Module):
             raise ConfigError(f"ResNet18 doubles its width three times: width {width} is not a multiple of 8")
         first = width // 8
         _check_widths((first,), norm)
-        self.norm: BatchOrGroup = norm
+        self.channels_last = norm == "batch"
         size, stride = (3, 1) if stem == "small" else (7, 2)
         self.conv1 = Conv(channels, first, size, stride, norm)
         self.bn1 = norm_layer(norm, first)
@@ -202,7 +202,7 @@ class ResNet18(nn.Module):
     def lower(self, x: Float[Tensor, "B C H W"]) -> Tensor:
         """Stem and three stages: [B C H W] -> [B width/2 H/4 W/4], or H/16 W/16 with the large stem."""
         # Pooling before the ReLU gives the same numbers on fewer pixels.
-        h = torch.relu(self.maxpool(self.bn1(self.conv1(_laid_out(x, self.norm)))))
+        h = torch.relu(self.maxpool(self.bn1(self.conv1(_laid_out(x, self.channels_last)))))
         return self.layer3(self.layer2(self.layer1(h)))
 
     def upper(self, h: Float[Tensor, "B E H W"]) -> Float[Tensor, "B D"]:
