@@ -42,8 +42,8 @@ class BMSSL:
     """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
 
     `target_rate` is the size of the last target step (None: the inner rate); `bootstrap` weighs mu. `graph`
-    says how level 2 passes through level 1 and `path` how tasks run (None: batched for a head, else over
-    threads). Raises ConfigError where no term with a gradient is left.
+    says how level 2 passes through level 1 and `path` how tasks run (None: batched for a head, else
+    chosen by device). Raises ConfigError where no term with a gradient is left.
     """
 
     adapt: Adapt = "head"
@@ -97,8 +97,9 @@ class BMSSL:
         def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
 
-        path = self.path or ("batched" if self.adapt == "head" and self.graph != "adjoint" else "threads")
-        loss, figures = over_tasks(one_task, own, moving, h, path=path)
+        batchable = self.graph != "adjoint"
+        path = self.path or ("batched" if self.adapt == "head" and batchable else "auto")
+        loss, figures = over_tasks(one_task, own, moving, h, path=path, batchable=batchable)
         return loss, Aux(figures, statistics_after(own, moving, buffers, h.flatten(0, 1)))
 
     def one_task(

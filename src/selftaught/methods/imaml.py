@@ -48,7 +48,7 @@ class IMAML:
     cg_steps: int = 5
     test_steps: int = 16
     moving: Literal["all", "head"] = "all"
-    path: Path = "threads"
+    path: Path = "auto"
     tasks: int = 4
     ways: int = 5
     shots: int = 1

@@ -34,14 +34,17 @@ from selftaught.tasks.episodes import EpisodeSource
 
 @dataclass(frozen=True)
 class MAML:
-    """K = `inner_steps` at `inner_rate` in training, `test_steps` on a new task. Needs labelled pictures."""
+    """K = `inner_steps` at `inner_rate` in training, `test_steps` on a new task. Needs labelled pictures.
+
+    `graph` and `path` name implementations of the same gradient; `memory_mib` bounds what tasks hold together."""
 
     inner_steps: int = 5
     inner_rate: float = 0.1
     test_steps: int = 10
     moving: Literal["all", "head"] = "all"
     graph: FusedGraph = "auto"
-    path: Path = "threads"
+    path: Path = "auto"
+    memory_mib: float | None = None
     tasks: int = 4
     ways: int = 5
     shots: int = 1
@@ -86,6 +89,8 @@ class InnerLoop(Protocol):
     def graph(self) -> FusedGraph: ...
     @property
     def path(self) -> Path: ...
+    @property
+    def memory_mib(self) -> float | None: ...
 
 
 def adapted_query_loss(loop: InnerLoop, net: nn.Module, params: Params, tasks: Task) -> tuple[Tensor, Aux]:
@@ -97,7 +102,9 @@ def adapted_query_loss(loop: InnerLoop, net: nn.Module, params: Params, tasks: T
         assert task.query.y is not None
         return loss, {"query_accuracy": (logits.argmax(-1) == task.query.y).float().mean()}
 
-    loss, figures = over_tasks(one_task, net, params, tasks, path=loop.path)
+    batchable = loop.graph in ("auto", "unrolled", "first-order")
+    limit = loop.memory_mib
+    loss, figures = over_tasks(one_task, net, params, tasks, path=loop.path, batchable=batchable, memory_mib=limit)
     return loss, Aux(figures)
 
 

@@ -38,7 +38,8 @@ class UMTRA:
     test_steps: int = 50
     moving: Literal["all", "head"] = "all"
     graph: FusedGraph = "auto"
-    path: Path = "threads"
+    path: Path = "auto"
+    memory_mib: float | None = None
     tasks: int = 8
     ways: int = 5
     queries: int = 1
