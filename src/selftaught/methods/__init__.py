@@ -5,6 +5,7 @@ from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
+from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
 from selftaught.methods.simclr import SimCLR
@@ -19,7 +20,20 @@ METHODS: dict[str, type[Method]] = {
     "protonet": ProtoNet,
     "maml": MAML,
     "imaml": IMAML,
+    "nnclr": NNCLR,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
-__all__ = ["BMSSL", "BYOL", "IMAML", "MAML", "METHODS", "Method", "ProtoCLR", "ProtoNet", "SimCLR", "UMTRA"]
+__all__ = [
+    "BMSSL",
+    "BYOL",
+    "IMAML",
+    "MAML",
+    "METHODS",
+    "Method",
+    "NNCLR",
+    "ProtoCLR",
+    "ProtoNet",
+    "SimCLR",
+    "UMTRA",
+]
