@@ -12,6 +12,7 @@ from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
 from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
+from benchmarks.ssl_step import SslStep
 
 
 class Benchmark(Protocol):
@@ -27,6 +28,7 @@ BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "omniglot": Omniglot,
     "peers": Peers,
     "pipeline": Pipeline,
+    "ssl_step": SslStep,
 }
 """Every benchmark there is; a new one is a line here."""
 

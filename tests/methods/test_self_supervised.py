@@ -8,7 +8,7 @@ from small_tasks import leaves_of, pictures, small
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from selftaught.core.functional import apply, params_of, part
+from selftaught.core.functional import apply, apply_update, params_of, part
 from selftaught.core.train import start, train
 from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.views import Views
@@ -51,9 +51,8 @@ def test_protonet_is_the_papers_formula() -> None:
     net, params, slow, tasks = small(method)
     losses = []
     x = torch.cat([tasks.support.x, tasks.query.x], 1)
-    z = apply(net, params | slow, x.flatten(0, 1), "batch").unflatten(0, x.shape[:2])
     for t in range(2):
-        support, query = z[t, :6], z[t, 6:]
+        support, query = apply(net, params | slow, x[t], "batch").split(6)
         centres = torch.stack([support[[n, 3 + n]].mean(0) for n in range(3)])
         logits = -torch.stack([(query - c).square().sum(-1) for c in centres], 1)
         losses.append(F.cross_entropy(logits, torch.tensor([0, 1, 2] * 2)))
@@ -63,6 +62,20 @@ def test_protonet_is_the_papers_formula() -> None:
     assert tasks.support.y is not None
     shuffled = Task(Examples(tasks.support.x[:, rows], tasks.support.y[:, rows]), tasks.query, tasks.ways)
     assert torch.allclose(method.loss(net, params, slow, shuffled)[0], loss, rtol=1e-10)
+
+
+def test_protonets_averages_move_by_the_mean_over_tasks() -> None:
+    method = ProtoNet(tasks=3, ways=3, shots=2, queries=2)
+    net, params, slow, tasks = small(method)
+    x = torch.cat([tasks.support.x, tasks.query.x], 1)
+    each = [apply_update(net, params, slow, x[t])[1] for t in range(3)]
+    found = method.loss(net, params, slow, tasks)[1].buffers
+    assert found.keys() == slow.keys()
+    for k, v in found.items():
+        expected = torch.stack([e[k] for e in each])
+        counted = not v.is_floating_point()
+        assert torch.equal(v, expected[0]) if counted else torch.allclose(v, expected.mean(0), rtol=1e-10), k
+        assert v.dtype == slow[k].dtype
 
 
 @pytest.mark.parametrize("views", [2, 3])

@@ -27,7 +27,7 @@ from selftaught.core.types import Params
 
 Path = Literal["auto", "loop", "threads", "batched"]
 OneTask = Callable[[nn.Module, Params, Any], tuple[Tensor, dict[str, Tensor]]]
-"""(net, params, task) -> scalar loss and scalar figures for one task, without the T axis."""
+"""(net, params, task) -> scalar loss and figures (of any shape) for one task, without the T axis."""
 
 # By how much a task may need more in a `vmap` of two than in a `vmap` of one, where nothing is copied to
 # stand once per task. Seen: 1.1 to 1.2.
@@ -298,7 +298,7 @@ class _TaskMean(torch.autograd.Function):
                     total.add(share.span, grad)
         loss = torch.cat(losses)
         ctx.grads = [None if s is None else s.over(len(loss)) for s in sums]
-        means = [torch.cat([f[k] for f in figures]).mean() for k in run.figure_names]
+        means = [torch.cat([f[k] for f in figures]).mean(0) for k in run.figure_names]
         ctx.mark_non_differentiable(*means)
         return (loss.mean(), *means)
 

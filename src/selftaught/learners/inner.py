@@ -94,9 +94,7 @@ def descend(
             )
         return _descend_adjoint(_Autograd(loss, list(weights)), weights, outer, rate, steps)
     for _ in range(steps):
-        slope = torch.func.grad(loss)(weights, outer)
-        if graph == "first-order":
-            slope = {k: g.detach() for k, g in slope.items()}
+        slope = _gradient(loss, weights, outer, graph=graph == "unrolled")
         weights = {k: w - rate * slope[k] for k, w in weights.items()}
     return weights
 
@@ -109,9 +107,24 @@ def descend_detached(
     outer = tuple(x.detach() for x in outer)
     rate = rate.detach() if isinstance(rate, Tensor) else rate
     for _ in range(steps):
-        slope = torch.func.grad(loss)(weights, outer)
-        weights = {k: w - rate * slope[k].detach() for k, w in weights.items()}
+        slope = _gradient(loss, weights, outer, graph=False)
+        weights = {k: w - rate * slope[k] for k, w in weights.items()}
     return weights
+
+
+def _gradient(loss: InnerLoss, weights: Params, outer: tuple[Tensor, ...], graph: bool) -> Params:
+    """The inner gradient; with `graph` it can be differentiated again."""
+    if torch._C._are_functorch_transforms_active():
+        slope = torch.func.grad(loss)(weights, outer)
+        return slope if graph else {k: g.detach() for k, g in slope.items()}
+    # Not torch.func here: its first call imports a compiler, two seconds before the first step.
+    graph = graph and torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, since what leads to the same weights through `outer` is no part of this gradient.
+        own = {k: w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for k, w in weights.items()}
+        value = loss(own, outer)
+        slopes = torch.autograd.grad(value, list(own.values()), create_graph=graph, materialize_grads=True)
+    return dict(zip(own, slopes if graph else [g.detach() for g in slopes], strict=True))
 
 
 def _descend_adjoint(

@@ -6,7 +6,7 @@ Paper: Snell, Swersky, Zemel, "Prototypical Networks for Few-shot Learning", Neu
     loss = mean over queries of -log softmax_n( -|| f(x) - c_n ||^2 )[y]
 
 The paper's: everything in the formula; training with more ways than testing helps (its section 3).
-Our choice: support and query go through the encoder in one pass, so batch statistics are shared.
+Our choice: support and query of an episode go through the encoder in one pass, so they share batch statistics.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from selftaught.core.functional import apply_update, buffers_of, params_of
+from selftaught.core.over_tasks import over_tasks
 from selftaught.core.precision import Precision, encoding
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
@@ -63,13 +64,20 @@ class ProtoNet:
 def prototype_loss(
     net: nn.Module, params: Params, slow: Params, tasks: Task, precision: Precision = "float32"
 ) -> tuple[Tensor, Aux]:
-    """The loss above for labelled episodes and for view tasks alike; all tasks go through `net` at once."""
-    assert tasks.query.y is not None
-    x = torch.cat([tasks.support.x, tasks.query.x], 1)
-    with encoding(precision, x.device):
-        z, buffers = apply_update(net, params, slow, x.flatten(0, 1))
-    rows = tasks.support.x.shape[1]
-    support, query = z.to(x.dtype).unflatten(0, x.shape[:2]).split([rows, x.shape[1] - rows], 1)
-    logits = squared_distance_logits(query, prototypes(support, tasks.ways, tasks.support.y))
-    accuracy = (logits.argmax(-1) == tasks.query.y).float().mean()
-    return cross_entropy(logits, tasks.query.y), Aux({"query_accuracy": accuracy.detach()}, buffers)
+    """The loss above for labelled episodes and for view tasks alike; each task is normalised by its own batch,
+    and the running averages move by the mean over tasks."""
+
+    def one_task(net: nn.Module, params: Params, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
+        x, y = torch.cat([task.support.x, task.query.x]), task.query.y
+        assert y is not None
+        with encoding(precision, x.device):
+            z, moved = apply_update(net, params, slow, x)
+        support, query = z.to(x.dtype).tensor_split([len(task.support.x)])
+        logits = squared_distance_logits(query, prototypes(support, task.ways, task.support.y))
+        right = (logits.argmax(-1) == y).float().mean()
+        averages = {k: v for k, v in moved.items() if v.is_floating_point()}
+        return cross_entropy(logits, y), {"query_accuracy": right} | averages
+
+    loss, found = over_tasks(one_task, net, params, tasks, batchable=False)
+    seen = {k: v + 1 for k, v in slow.items() if not v.is_floating_point()}  # batches counted by torch
+    return loss, Aux({"query_accuracy": found.pop("query_accuracy")}, slow | found | seen)

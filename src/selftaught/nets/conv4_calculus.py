@@ -60,8 +60,9 @@ class Normed:
 
 @dataclass(frozen=True)
 class Slope:
-    """The backward pass below the convolution: dz = spread(s dy) + u (z - m) + c."""
+    """The backward pass below the convolution: dz = spread(pooled) + u (z - m) + c, pooled = s dy."""
 
+    pooled: Tensor
     dy: Tensor
     d_gamma: Tensor
     d_beta: Tensor
@@ -93,17 +94,15 @@ class SlopeDot:
 
 
 def patches(x: Tensor) -> Patches:
-    """Of pictures [B C H W]. The sums are float64, since the covariance is a difference of them."""
+    """Of pictures [B C H W]."""
     rows = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 9 * x.shape[1])
-    first = torch.zeros(rows.shape[1], dtype=torch.float64, device=x.device)
-    second = torch.zeros(len(first), len(first), dtype=torch.float64, device=x.device)
+    mean = rows.mean(0)
+    covariance = rows.new_zeros(len(mean), len(mean))
     for piece in rows.split(_PIECE // 16):
-        exact = piece.double()
-        first += exact.sum(0)
-        second.addmm_(exact.t(), exact)
-    mean = first / len(rows)
-    covariance = second / len(rows) - torch.outer(mean, mean)
-    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean.to(x.dtype), covariance.to(x.dtype))
+        # Centred before the product: a difference of two large sums would lose the small variances.
+        centred = piece - mean
+        covariance.addmm_(centred.t(), centred)
+    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean, covariance.div_(len(rows)))
 
 
 def normalise(
@@ -119,9 +118,11 @@ def normalise(
 def normalise_back(n: Normed, d_out: Tensor) -> Slope:
     """From d_out [B C h w]."""
     dy = _where_live(d_out, n)
-    d_gamma, d_beta, s = _sum(dy * n.hat), _sum(dy), n.gamma * n.rstd
+    product = dy * n.hat
+    d_gamma, d_beta, s = _sum(product), _sum(dy), n.gamma * n.rstd
     share = s / -n.count
-    return Slope(dy, d_gamma, d_beta, s, share * n.rstd * d_gamma, share * d_beta)
+    # The product's memory serves again: pages that are new to the process cost more than the sum.
+    return Slope(torch.mul(dy, s, out=product), dy, d_gamma, d_beta, s, share * n.rstd * d_gamma, share * d_beta)
 
 
 def normalise_dot(n: Normed, top: Tensor, mean: Tensor, covariance: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
@@ -172,7 +173,7 @@ def stem(p: Patches, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) ->
 def stem_back(k: Stem, d_out: Tensor) -> tuple[Slope, Tensor]:
     """And dw; there is nothing to hand further down."""
     slope = normalise_back(k.normed, d_out)
-    return slope, _stem_correlate(k, slope.dy * slope.s, slope.u.view(-1, 1) * k.leaning, slope.c)
+    return slope, _stem_correlate(k, slope.pooled, slope.u.view(-1, 1) * k.leaning, slope.c)
 
 
 def stem_dot(k: Stem, weight: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
@@ -216,7 +217,7 @@ def block(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) ->
 def block_back(k: Block, d_out: Tensor) -> tuple[Slope, Tensor, Tensor, Tensor]:
     """The slope, dz, dw and dx."""
     n, slope = k.normed, normalise_back(k.normed, d_out)
-    dz = _spread(slope.dy * slope.s, k.index, k.z)
+    dz = _spread(slope.pooled, k.index, k.z)
     dz.addcmul_(k.z, slope.u).add_(slope.c - slope.u * n.mean)
     dx, dw = _convolution_backward(dz, k.x, k.weight, [True, True, False])
     return slope, dz, dw, dx
