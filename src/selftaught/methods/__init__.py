@@ -8,6 +8,7 @@ from selftaught.methods.maml import MAML
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
+from selftaught.methods.r2d2 import R2D2
 from selftaught.methods.simclr import SimCLR
 from selftaught.methods.umtra import UMTRA
 
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "maml": MAML,
     "imaml": IMAML,
     "nnclr": NNCLR,
+    "r2d2": R2D2,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -36,4 +38,5 @@ __all__ = [
     "ProtoNet",
     "SimCLR",
     "UMTRA",
+    "R2D2",
 ]
