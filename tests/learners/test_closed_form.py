@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import params_of, set_norm
 from selftaught.core.types import Params
-from selftaught.learners.closed_form import ClosedForm, closed_form, loss_and_logits, rules_for, why_not
+from selftaught.learners.closed_form import ClosedForm, closed_form, features, loss_and_logits, rules_for, why_not
 from selftaught.learners.gradient import spread_head
 from selftaught.learners.inner import TAPES_MIB, Graph, choose_graph, descend
 from selftaught.nets.conv4 import Conv4
@@ -114,6 +114,20 @@ def test_whole_meta_gradient_is_the_unrolled_one(graph: Graph, steps: int) -> No
     close(gradient(graph), gradient("unrolled"), 1e-10)
 
 
+@each_shape
+def test_features_and_their_gradient_are_the_networks(channels: int, size: int, readout: Readout) -> None:
+    p = Problem(channels, size, readout)
+    leaves = {k: v.clone().requires_grad_() for k, v in p.weights.items() if k.startswith("encoder.")}
+    own = {k.removeprefix("encoder."): v for k, v in leaves.items()}
+    expected = functional_call(p.net.encoder, own, (p.x,))
+    found = features(p.net, leaves | {"head.bias": p.weights["head.bias"]}, p.x)
+    assert torch.allclose(found, expected, rtol=1e-10)
+    along = torch.randn_like(expected)
+    slopes = (torch.autograd.grad((z * along).sum(), list(leaves.values())) for z in (found, expected))
+    a, b = (dict(zip(leaves, slope, strict=True)) for slope in slopes)
+    close(a, b, 1e-10)
+
+
 def test_pieces_of_the_stem_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     p = Problem(3, 36)
     whole = p.form().slope(p.weights)[1]
@@ -173,7 +187,7 @@ def test_estimate_of_a_tape_is_near_its_bytes() -> None:
     form = closed_form(net, torch.rand(25, 1, 28, 28), torch.arange(5).repeat(5))
     slope, tape = form.slope(spread_head(params_of(net), 5))
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(tape)}
-    mine = {v.data_ptr() for v in slope.values()} | {form.patches.rows.data_ptr()}
+    mine = {v.data_ptr() for v in slope.values()} | {form.encoder.patches.rows.data_ptr()}
     total = sum(n for place, n in held.items() if place not in mine) / 2**20
     assert 0.7 < form.tape_mib / total < 1.3
 

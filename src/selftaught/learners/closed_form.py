@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
@@ -33,9 +34,19 @@ from selftaught.nets.conv4_calculus import (
     stem_dot,
     stem_dot_back,
 )
-from selftaught.nets.heads import WithClassifier
+from selftaught.nets.heads import EncoderOnly, WithClassifier
 
 _DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder's forward pass leaves: features [B D] and every block."""
+
+    features: Tensor
+    stem: Stem
+    blocks: list[Block]
+    signs: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,42 +55,24 @@ class Tape:
 
     loss: Tensor
     logits: Tensor
-    stem: Stem
-    blocks: list[Block]
+    encoded: Encoded
     slopes: list[Slope]
-    features: Tensor
+    dz: list[Tensor]
     head: Tensor
     p: Tensor
     d_logits: Tensor
-    dz: list[Tensor]
-    signs: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
-class ClosedForm:
-    """The loss of labelled pictures as a function of named weights, normalised by their own batch.
-
-    Build it with `closed_form`. `slope` and `curvature` are what `descend` asks of its rules.
-    """
+class ClosedEncoder:
+    """Features of pictures as a function of named weights, normalised by their own batch."""
 
     patches: Patches
-    y: Tensor
     eps: tuple[float, ...]
     mean_readout: bool
-    width: int
 
-    @property
-    def tape_mib(self) -> float:
-        """From the shapes: 20 bytes a pooled position in the stem, 52 in a block (float32)."""
-        pictures, high, wide = self.patches.size
-        positions, total = self.width * pictures, 0
-        for i in range(_DEPTH):
-            high, wide = high // 2, wide // 2
-            total += positions * high * wide * (52 if i else 20)
-        return total / 2**20
-
-    def slope(self, weights: Params) -> tuple[Params, Tape]:
-        """The gradient under the names of `weights`, and the tape of the pass."""
+    def forward(self, weights: Params) -> Encoded:
+        """Names as in `WithClassifier`; a head is passed over."""
         signs = _signs(weights)
         w = laid_out(_flipped(weights, signs))
         first = stem(self.patches, *_block(w, 0), self.eps[0])
@@ -88,64 +81,97 @@ class ClosedForm:
         for i in range(1, _DEPTH):
             blocks.append(block(out, *_block(w, i), self.eps[i]))
             out = blocks[-1].normed.out
-        f, head = self._read(out), w["head.weight"]
-        logits = torch.addmm(w["head.bias"], f, head.t())
+        return Encoded(self.read(out), first, blocks, signs)
+
+    def backward(self, e: Encoded, df: Tensor) -> tuple[Params, list[Slope], list[Tensor]]:
+        """From df [B D]: the gradient by name, and every block's slope and (but the stem's) dz."""
+        found: Params = {}
+        slopes: list[Slope] = []
+        dz: list[Tensor] = []
+        back = self.unread(df, e.blocks[-1].normed.out)
+        for i in reversed(range(1, _DEPTH)):
+            s, z, dw, back = block_back(e.blocks[i - 1], back)
+            slopes, dz = [s, *slopes], [z, *dz]
+            found |= _named(i, dw, s)
+        s, dw = stem_back(e.stem, back)
+        return _flipped(found | _named(0, dw, s), e.signs), [s, *slopes], dz
+
+    def read(self, out: Tensor) -> Tensor:
+        """Features [B D] of the last map."""
+        return out.mean((2, 3)) if self.mean_readout else out.flatten(1)
+
+    def unread(self, df: Tensor, out: Tensor) -> Tensor:
+        """The gradient of the last map, shaped as `out`."""
+        if self.mean_readout:
+            df = (df / (out.shape[2] * out.shape[3]))[..., None, None].expand_as(out)
+        return df.reshape(out.shape).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """The loss of labelled pictures as a function of named weights.
+
+    Build it with `closed_form`. `slope` and `curvature` are what `descend` asks of its rules.
+    """
+
+    encoder: ClosedEncoder
+    y: Tensor
+    width: int
+
+    @property
+    def tape_mib(self) -> float:
+        """From the shapes: 20 bytes a pooled position in the stem, 52 in a block (float32)."""
+        pictures, high, wide = self.encoder.patches.size
+        positions, total = self.width * pictures, 0
+        for i in range(_DEPTH):
+            high, wide = high // 2, wide // 2
+            total += positions * high * wide * (52 if i else 20)
+        return total / 2**20
+
+    def slope(self, weights: Params) -> tuple[Params, Tape]:
+        """The gradient under the names of `weights`, and the tape of the pass."""
+        e = self.encoder.forward(weights)
+        f, head = e.features, weights["head.weight"]
+        logits = torch.addmm(weights["head.bias"], f, head.t())
         p = logits.softmax(1)
         d_logits = p.clone()
         d_logits[torch.arange(len(p), device=p.device), self.y] -= 1
         d_logits /= len(p)
-        found = {"head.weight": d_logits.t() @ f, "head.bias": d_logits.sum(0)}
-        slopes: list[Slope] = []
-        dz: list[Tensor] = []
-        back = self._unread(d_logits @ head, out)
-        for i in reversed(range(1, _DEPTH)):
-            s, z, dw, back = block_back(blocks[i - 1], back)
-            slopes, dz = [s, *slopes], [z, *dz]
-            found |= _named(i, dw, s)
-        s, dw = stem_back(first, back)
-        found |= _named(0, dw, s)
+        found, slopes, dz = self.encoder.backward(e, d_logits @ head)
+        found |= {"head.weight": d_logits.t() @ f, "head.bias": d_logits.sum(0)}
         loss = F.cross_entropy(logits, self.y)
-        tape = Tape(loss, logits, first, blocks, [s, *slopes], f, head, p, d_logits, dz, signs)
-        found = _flipped(found, signs)
-        return {k: found[k] for k in weights}, tape
+        return {k: found[k] for k in weights}, Tape(loss, logits, e, slopes, dz, head, p, d_logits)
 
     def curvature(self, tape: Tape, along: Params) -> Params:
         """Hessian at the tape's weights times `along`."""
-        w = laid_out(_flipped(along, tape.signs))
-        dots = [stem_dot(tape.stem, *_block(w, 0))]
+        e = tape.encoded
+        w = laid_out(_flipped(along, e.signs))
+        dots = [stem_dot(e.stem, *_block(w, 0))]
         directions: list[tuple[Tensor, Tensor, Tensor]] = []
         for i in range(1, _DEPTH):
             x, own = dots[-1].out, _block(w, i)
-            z, dot = block_dot(tape.blocks[i - 1], x, *own)
+            z, dot = block_dot(e.blocks[i - 1], x, *own)
             dots.append(dot)
             directions.append((x, own[0], z))
         back, found = self._head_dot(tape, w, dots[-1])
         for i in reversed(range(1, _DEPTH)):
-            here, slope, dz = tape.blocks[i - 1], tape.slopes[i], tape.dz[i - 1]
+            here, slope, dz = e.blocks[i - 1], tape.slopes[i], tape.dz[i - 1]
             s, dw, back = block_dot_back(here, slope, dz, directions[i - 1], dots[i], back)
             found |= _named(i, dw, s)
-        s, dw = stem_dot_back(tape.stem, tape.slopes[0], w[_conv(0)], dots[0], back)
-        found = _flipped(found | _named(0, dw, s), tape.signs)
+        s, dw = stem_dot_back(e.stem, tape.slopes[0], w[_conv(0)], dots[0], back)
+        found = _flipped(found | _named(0, dw, s), e.signs)
         return {k: found[k] for k in along}
 
     def _head_dot(self, tape: Tape, w: Params, dot: Dot) -> tuple[Tensor, Params]:
-        f, p = self._read(dot.out), tape.p
-        moved = torch.addmm(w["head.bias"], f, tape.head.t()).addmm_(tape.features, w["head.weight"].t())
+        f, p, features = self.encoder.read(dot.out), tape.p, tape.encoded.features
+        moved = torch.addmm(w["head.bias"], f, tape.head.t()).addmm_(features, w["head.weight"].t())
         d_logits = p * (moved - (p * moved).sum(1, keepdim=True)) / len(p)
         found = {
-            "head.weight": torch.addmm(d_logits.t() @ tape.features, tape.d_logits.t(), f),
+            "head.weight": torch.addmm(d_logits.t() @ features, tape.d_logits.t(), f),
             "head.bias": d_logits.sum(0),
         }
         back = torch.addmm(d_logits @ tape.head, tape.d_logits, w["head.weight"])
-        return self._unread(back, dot.out), found
-
-    def _read(self, out: Tensor) -> Tensor:
-        return out.mean((2, 3)) if self.mean_readout else out.flatten(1)
-
-    def _unread(self, df: Tensor, out: Tensor) -> Tensor:
-        if self.mean_readout:
-            df = (df / (out.shape[2] * out.shape[3]))[..., None, None].expand_as(out)
-        return df.reshape(out.shape).contiguous(memory_format=torch.channels_last)
+        return self.encoder.unread(back, dot.out), found
 
 
 def closed_form(net: nn.Module, x: Tensor, y: Tensor) -> ClosedForm:
@@ -154,9 +180,13 @@ def closed_form(net: nn.Module, x: Tensor, y: Tensor) -> ClosedForm:
     if reason:
         raise ConfigError(f"graph='fused' has its rules for Conv4 with a linear head: {reason}. Use graph='auto'.")
     assert isinstance(net, WithClassifier) and isinstance(net.encoder, Conv4)
-    eps = tuple(n.eps for n in _norms(net.encoder))
     width = len(net.encoder.get_parameter("blocks.0.conv.weight"))
-    return ClosedForm(patches(x), y, eps, net.encoder.readout == "mean", width)
+    return ClosedForm(_encoder(net.encoder, x), y, width)
+
+
+def _encoder(encoder: Conv4, x: Tensor) -> ClosedEncoder:
+    eps = tuple(n.eps for n in _norms(encoder))
+    return ClosedEncoder(patches(x), eps, encoder.readout == "mean")
 
 
 def rules_for(graph: str, net: nn.Module, x: Tensor, y: Tensor) -> ClosedForm | None:
@@ -203,6 +233,43 @@ class _Loss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> Any:
         return (None, None, *(grad * g for g in ctx.saved_tensors))
+
+
+class _Features(torch.autograd.Function):
+    """Features at given weights."""
+
+    @staticmethod
+    def forward(ctx: Any, encoder: ClosedEncoder, names: list[str], *weights: Tensor) -> Tensor:
+        ctx.encoder, ctx.names = encoder, names
+        ctx.encoded = encoder.forward(dict(zip(names, weights, strict=True)))
+        return ctx.encoded.features.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, df: Tensor) -> Any:
+        found, _, _ = ctx.encoder.backward(ctx.encoded, df)
+        return (None, None, *(found[k] for k in ctx.names))
+
+
+def features(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
+    """Features [B D] of pictures [B C H W], differentiable once in the encoder's `weights` (a head's are passed
+    over). Raises ConfigError where `why_not` gives a reason."""
+    reason = why_not(net)
+    if reason:
+        raise ConfigError(f"there are no closed-form features: {reason}. Use the network itself.")
+    assert isinstance(net, WithClassifier) and isinstance(net.encoder, Conv4)
+    own = {k: v for k, v in weights.items() if k.startswith("encoder.")}
+    out: Tensor = _Features.apply(_encoder(net.encoder, x), list(own), *own.values())
+    return out
+
+
+def features_of(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
+    """Features [B D] of an encoder with a head: `features` on a CPU where the network allows it, else its own."""
+    if x.device.type == "cpu" and why_not(net) is None and not torch._C._are_functorch_transforms_active():
+        return features(net, weights, x)
+    assert isinstance(net.encoder, nn.Module)
+    own = {k: v for k, v in weights.items() if k.startswith("encoder.")}
+    return functional_call(EncoderOnly(net.encoder), own, (x,))
 
 
 def loss_and_logits(form: ClosedForm, weights: Params) -> tuple[Tensor, Tensor]:

@@ -24,10 +24,10 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import closed_form, laid_out, loss_and_logits, rules_for
+from selftaught.learners.closed_form import closed_form, features_of, laid_out, loss_and_logits, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
 from selftaught.learners.inner import FusedGraph, descend
-from selftaught.nets.heads import EncoderOnly, WithClassifier, width_of
+from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource
 
@@ -127,15 +127,13 @@ def _everything(loop: InnerLoop, net: nn.Module, weights: Params, task: Task) ->
 
 def _head_alone(loop: InnerLoop, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor]:
     """The encoder stays: its features are made once, not at every step."""
-    assert isinstance(net.encoder, nn.Module)
-    encoder, own = EncoderOnly(net.encoder), {k: v for k, v in weights.items() if k.startswith("encoder.")}
     support, query = _labelled(task.support), _labelled(task.query)
-    f, asked = functional_call(encoder, own, (support[0],)), functional_call(encoder, own, (query[0],))
+    f, asked = features_of(net, weights, support[0]), features_of(net, weights, query[0])
 
     def inner(head: Params, outer: tuple[Tensor, ...]) -> Tensor:
         return F.cross_entropy(F.linear(outer[0], head["head.weight"], head["head.bias"]), support[1])
 
-    start = {k: v for k, v in weights.items() if k not in own}
+    start = {k: v for k, v in weights.items() if k.startswith("head.")}
     head = descend(inner, start, (f,), loop.inner_rate, loop.inner_steps, loop.graph)
     logits = F.linear(asked, head["head.weight"], head["head.bias"])
     return F.cross_entropy(logits, query[1]), logits
