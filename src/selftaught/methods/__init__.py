@@ -1,6 +1,7 @@
 """The methods: one file per paper, and the table that names them."""
 
 from selftaught.core.types import Method
+from selftaught.methods.barlow import BarlowTwins
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.imaml import IMAML
@@ -11,11 +12,14 @@ from selftaught.methods.protonet import ProtoNet
 from selftaught.methods.r2d2 import R2D2
 from selftaught.methods.simclr import SimCLR
 from selftaught.methods.umtra import UMTRA
+from selftaught.methods.vicreg import VICReg
 
 METHODS: dict[str, type[Method]] = {
     "bmssl": BMSSL,
     "simclr": SimCLR,
     "byol": BYOL,
+    "vicreg": VICReg,
+    "barlow": BarlowTwins,
     "protoclr": ProtoCLR,
     "umtra": UMTRA,
     "protonet": ProtoNet,
@@ -29,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
 __all__ = [
     "BMSSL",
     "BYOL",
+    "BarlowTwins",
     "IMAML",
     "MAML",
     "METHODS",
@@ -38,5 +43,6 @@ __all__ = [
     "ProtoNet",
     "SimCLR",
     "UMTRA",
+    "VICReg",
     "R2D2",
 ]
