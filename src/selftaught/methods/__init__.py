@@ -10,7 +10,9 @@ from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
 from selftaught.methods.r2d2 import R2D2
+from selftaught.methods.reptile import Reptile
 from selftaught.methods.simclr import SimCLR
+from selftaught.methods.swav import SwAV
 from selftaught.methods.umtra import UMTRA
 from selftaught.methods.vicreg import VICReg
 
@@ -27,6 +29,8 @@ METHODS: dict[str, type[Method]] = {
     "imaml": IMAML,
     "nnclr": NNCLR,
     "r2d2": R2D2,
+    "swav": SwAV,
+    "reptile": Reptile,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -41,8 +45,10 @@ __all__ = [
     "NNCLR",
     "ProtoCLR",
     "ProtoNet",
+    "R2D2",
     "SimCLR",
+    "SwAV",
     "UMTRA",
     "VICReg",
-    "R2D2",
+    "Reptile",
 ]
