@@ -14,10 +14,10 @@ def sinkhorn_codes(scores: Float[Tensor, "*V B K"], epsilon: float, steps: int) 
     """Soft assignments of B pictures to K prototypes that use every prototype alike (SwAV, eq. 3).
 
     Row b is a distribution over prototypes; in the limit of many `steps` every column sums to B / K, and among
-    such matrices the codes maximise sum(codes * scores) + epsilon * entropy(codes). Each step of
-    Sinkhorn-Knopp scales first columns, then rows: rows sum to one after any number of steps, columns only nearly. Leading axes (views)
-    are solved apart. Computed with logarithms, so that no epsilon overflows: our choice. Codes have no gradient.
-    Raises ValueError for an epsilon that is not positive or fewer than one step.
+    such matrices the codes maximise sum(codes * scores) + epsilon * entropy(codes). Each step of Sinkhorn-Knopp
+    scales first columns, then rows: rows sum to one after any number of steps, columns only nearly. Leading axes
+    (views) are solved apart. Computed with logarithms, so that no epsilon overflows: our choice. Codes have no
+    gradient. Raises ValueError for an epsilon that is not positive or fewer than one step.
     """
     if epsilon <= 0 or steps < 1:
         raise ValueError(f"sinkhorn_codes needs epsilon > 0 and steps >= 1, got {epsilon} and {steps}")
