@@ -4,6 +4,7 @@ from selftaught.core.types import Method
 from selftaught.methods.barlow import BarlowTwins
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
+from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
 from selftaught.methods.nnclr import NNCLR
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "r2d2": R2D2,
     "swav": SwAV,
     "reptile": Reptile,
+    "dino": DINO,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -38,6 +40,7 @@ __all__ = [
     "BMSSL",
     "BYOL",
     "BarlowTwins",
+    "DINO",
     "IMAML",
     "MAML",
     "METHODS",
@@ -46,9 +49,9 @@ __all__ = [
     "ProtoCLR",
     "ProtoNet",
     "R2D2",
+    "Reptile",
     "SimCLR",
     "SwAV",
     "UMTRA",
     "VICReg",
-    "Reptile",
 ]
