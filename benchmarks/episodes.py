@@ -23,8 +23,8 @@ OURS = "selftaught"
 @dataclass(frozen=True)
 class Episodes:
     """Seconds of a ProtoNet step, and of the evaluation of episodes from embeddings for each method. Our step
-    embeds all support and query pictures in one pass, so that they share their batch statistics; the peers'
-    embed them in two for each task: as many convolutions, another gradient. Episodes are drawn beforehand."""
+    embeds an episode's support and query pictures in one pass, so that they share their batch statistics; the
+    peers' embed them in two: as many convolutions, another gradient. Episodes are drawn beforehand."""
 
     peers: tuple[str, ...] = ("easyfsl", "learn2learn")
     """Libraries to compare with; the first one that works is the baseline."""
