@@ -7,6 +7,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
+from selftaught.methods.moco import MoCo
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
@@ -23,6 +24,7 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
     "vicreg": VICReg,
     "barlow": BarlowTwins,
+    "moco": MoCo,
     "protoclr": ProtoCLR,
     "umtra": UMTRA,
     "protonet": ProtoNet,
@@ -45,6 +47,7 @@ __all__ = [
     "MAML",
     "METHODS",
     "Method",
+    "MoCo",
     "NNCLR",
     "ProtoCLR",
     "ProtoNet",
