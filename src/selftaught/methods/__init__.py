@@ -2,6 +2,7 @@
 
 from selftaught.core.types import Method
 from selftaught.methods.barlow import BarlowTwins
+from selftaught.methods.bmg import BMG
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.dino import DINO
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "swav": SwAV,
     "reptile": Reptile,
     "dino": DINO,
+    "bmg": BMG,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -57,4 +59,5 @@ __all__ = [
     "SwAV",
     "UMTRA",
     "VICReg",
+    "BMG",
 ]
