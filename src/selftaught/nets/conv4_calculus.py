@@ -32,8 +32,8 @@ _PIECE = 2**18
 
 @dataclass(frozen=True)
 class Patches:
-    """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures, one [M 9C] row for each
-    position, with their mean [9C] and covariance [9C 9C]."""
+    """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures less a constant, one
+    [M 9C] row for each position, with their mean [9C] and covariance [9C 9C]."""
 
     rows: Tensor
     size: tuple[int, int, int]
@@ -94,15 +94,12 @@ class SlopeDot:
 
 
 def patches(x: Tensor) -> Patches:
-    """Of pictures [B C H W]."""
-    rows = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 9 * x.shape[1])
+    """Of pictures [B C H W], moved to a mean of zero: normalisation forgets a constant, and sums of squares about
+    zero keep the digits of small variances."""
+    rows = F.unfold(F.pad(x, (1, 1, 1, 1)) - x.mean(), 3).transpose(1, 2).reshape(-1, 9 * x.shape[1])
     mean = rows.mean(0)
-    covariance = rows.new_zeros(len(mean), len(mean))
-    for piece in rows.split(_PIECE // 16):
-        # Centred before the product: a difference of two large sums would lose the small variances.
-        centred = piece - mean
-        covariance.addmm_(centred.t(), centred)
-    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean, covariance.div_(len(rows)))
+    covariance = rows.t() @ rows / len(rows) - torch.outer(mean, mean)
+    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean, covariance)
 
 
 def normalise(
