@@ -29,3 +29,29 @@ def test_pages_are_not_faulted_in_again() -> None:
         )
 
     assert 2 * count("keep") < count("default")
+
+
+SETTLE = """
+import resource, sys, torch
+from selftaught.core.memory import settle_thresholds
+if sys.argv[1] == "settle":
+    settle_thresholds()
+torch.set_num_threads(1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        maps = [torch.ones(2**20) for _ in range(10)]  # 40 MiB in all, given back between the tasks
+        del maps
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults(), faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="concerns glibc")
+def test_a_tasks_maps_stay_for_the_next_task() -> None:
+    def count(word: str) -> int:
+        done = subprocess.run([sys.executable, "-c", SETTLE, word], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert 4 * count("settle") < count("default")

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from selftaught.core import vmap_norm
 from selftaught.core.errors import ConfigError
+from selftaught.core.memory import settle_thresholds
 from selftaught.core.peak_bytes import PeakBytes
 from selftaught.core.types import Params
 
@@ -69,6 +70,7 @@ def over_tasks(
         raise ConfigError(
             f"at_once={at_once}, memory_mib={memory_mib}: give at least one task, and more than 0 MiB"
         )
+    settle_thresholds()
     workers = workers or torch.get_num_threads()
     if path == "auto":
         device = next(iter(params.values()), leaves[0]).device
