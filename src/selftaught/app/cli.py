@@ -280,6 +280,31 @@ def demo(out: Path | None = None, steps: int = 0, seed: int = 0) -> None:
     _out.print(f"report: {done['report']}")
 
 
+def claim(name: Positional[str] = "", quick: bool = False) -> None:
+    """Show a paper's headline claim by an experiment of our own, with the regime where it fails.
+
+    Args:
+        name: Of the claim; without one, all names are listed.
+        quick: Seconds instead of minutes: the direction, not the figures.
+    """
+    from selftaught.claims import CLAIMS
+
+    if not name:
+        _out.print("claims: " + ", ".join(CLAIMS))
+        return
+    if name not in CLAIMS:
+        raise ConfigError(f"there is no claim {name!r}; there are {', '.join(CLAIMS)}")
+    done = CLAIMS[name](quick)
+    for word, text in (("paper", done.paper), ("claim", done.claim), ("protocol", done.protocol)):
+        _out.print(f"{word}: {text}")
+    shown = Table(*done.rows[0])
+    for row in done.rows:
+        shown.add_row(*(str(cell) for cell in row.values()))
+    _out.print(shown)
+    _out.print(f"verdict: {done.verdict}")
+    _out.print(f"where it fails: {done.losing}")
+
+
 COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": pretrain,
     "adapt": adapt,
@@ -290,6 +315,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "methods": methods,
     "doctor": doctor,
     "demo": demo,
+    "claim": claim,
 }
 
 

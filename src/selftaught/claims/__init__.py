@@ -1,0 +1,11 @@
+"""Each system's headline claim, shown by an experiment of our own: `selftaught claim NAME`."""
+
+from collections.abc import Callable, Mapping
+
+from selftaught.claims import split
+from selftaught.claims.outcome import Outcome
+
+CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {"split": split.show}
+"""Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
+
+__all__ = ["CLAIMS", "Outcome"]
