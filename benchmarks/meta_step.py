@@ -1,5 +1,6 @@
 """Time and peak memory of one meta-step: against the number of inner steps, and against other libraries."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,7 +73,7 @@ class MetaStep:
                 values = {"tasks": self.tasks, "size": self.sizes, "steps": (1, 5, 10, 20)}
                 drawn = list(curves(contest, self.curves, values))
         content = {
-            "command": " ".join(["python -m benchmarks meta_step", *self._options()]),
+            "command": "python -m benchmarks meta_step " + shlex.join(self._options()),
             "environment": environment(self.threads),
             "contests": found,
             "curves": drawn,
@@ -94,7 +95,7 @@ class MetaStep:
             groups.append({"name": group.name, "baseline": group.baseline.name, "rows": rows})
             print("\n".join(table(group, rows)))
         content = {
-            "command": " ".join(["python -m benchmarks meta_step", *options]),
+            "command": "python -m benchmarks meta_step " + shlex.join(options),
             "environment": environment(),
             "shape": asdict(self.shape),
             "groups": groups,
