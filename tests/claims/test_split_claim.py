@@ -33,9 +33,10 @@ def test_tasks_lie_in_the_subspace_with_unit_length_on_average() -> None:
     assert abs(float(noise.std()) - SMALL.noise) < 0.02
 
 
-def test_ridge_is_the_minimum_of_its_objective() -> None:
+@pytest.mark.parametrize("samples", [5, 9])
+def test_ridge_is_the_minimum_of_its_objective(samples: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    z, y = torch.randn(3, 5, 7, generator=generator), torch.randn(3, 5, generator=generator)
+    z, y = torch.randn(3, samples, 7, generator=generator), torch.randn(3, samples, generator=generator)
     w = ridge_weights(z, y, 0.3).requires_grad_()
     objective = (torch.einsum("tnd,td->tn", z, w) - y).square().mean(1) + 0.3 * w.square().sum(1)
     (slope,) = torch.autograd.grad(objective.sum(), w)
