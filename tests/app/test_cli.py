@@ -204,5 +204,5 @@ def test_option_count_stays_small() -> None:
     named = {name for f in COMMANDS.values() for name in inspect.signature(f).parameters}
     assert len(named) <= 34, sorted(named)
     assert set(COMMANDS) == {
-        "pretrain", "adapt", "predict", "embed", "evaluate", "report", "methods", "doctor", "demo",
+        "pretrain", "adapt", "predict", "embed", "evaluate", "report", "methods", "doctor", "demo", "claim",
     }  # fmt: skip
