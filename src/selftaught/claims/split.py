@@ -17,11 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from selftaught.claims.outcome import Estimate, Outcome, estimate
 from selftaught.tasks.split import Split
 
+_SPLITS: tuple[Split, ...] = ("tr-val", "tr-tr")
 _PENALTIES = (1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -129,11 +132,10 @@ def subspace(i: Instance, seed: int) -> Tensor:
 def table(i: Instance, penalties: tuple[float, ...], seeds: tuple[int, ...]) -> list[Mapping[str, Estimate | str]]:
     """A row for each representation: effective rank, and excess risk from few samples to many."""
     spaces = {s: subspace(i, s) for s in seeds}
-    made = {
-        f"{split}, lambda {p:g}": {s: train(i, split, p, spaces[s], s) for s in seeds}
-        for p in penalties
-        for split in ("tr-val", "tr-tr")
-    }
+    wanted = [(f"{split}, lambda {p:g}", split, p, s) for p in penalties for split in _SPLITS for s in seeds]
+    made: dict[str, dict[int, Tensor]] = {name: {} for name, *_ in wanted}
+    for name, split, p, s in track(wanted, "training", console=Console(stderr=True), transient=True):
+        made[name][s] = train(i, split, p, spaces[s], s)
     made["raw inputs"] = {s: torch.eye(i.inputs) for s in seeds}
     made["the subspace itself"] = {s: spaces[s] for s in seeds}
     rows: list[Mapping[str, Estimate | str]] = []
