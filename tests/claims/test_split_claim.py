@@ -14,6 +14,7 @@ from selftaught.claims.split import (
     draw,
     effective_rank,
     excess_risk,
+    losing,
     ridge_weights,
     show,
     subspace,
@@ -78,6 +79,11 @@ def test_verdict_can_go_both_ways() -> None:
     assert verdict(dict(zip(names, (low, high), strict=True)), 1.0, 12).startswith("Shown")
     assert verdict(dict(zip(names, (low, wide), strict=True)), 1.0, 12).startswith("Not shown")
     assert verdict(dict(zip(names, (high, low), strict=True)), 1.0, 12).startswith("Not shown")
+
+
+def test_the_losing_regime_is_what_was_found() -> None:
+    low, high = ({"risk, 20 samples": Estimate(x, 0.1, 3)} for x in (0.2, 0.4))
+    assert losing(low, high, 200).startswith("Not found") and losing(high, low, 200).startswith("With many")
 
 
 def test_the_quick_claim_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
