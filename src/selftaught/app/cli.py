@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from selftaught.app.claiming import claim
 from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_skipped
 from selftaught.app.evaluation import EvaluationHead, as_json
 from selftaught.app.pretrain import pretrain as run_pretrain
@@ -278,31 +279,6 @@ def demo(out: Path | None = None, steps: int = 0, seed: int = 0) -> None:
     seconds = done["seconds"]
     _out.print(f"{seconds['everything']:.0f} s in all, {seconds['training']:.0f} s of it training")
     _out.print(f"report: {done['report']}")
-
-
-def claim(name: Positional[str] = "", quick: bool = False) -> None:
-    """Show a paper's headline claim by an experiment of our own, with the regime where it fails.
-
-    Args:
-        name: Of the claim; without one, all names are listed.
-        quick: Seconds instead of minutes: the direction, not the figures.
-    """
-    from selftaught.claims import CLAIMS
-
-    if not name:
-        _out.print("claims: " + ", ".join(CLAIMS))
-        return
-    if name not in CLAIMS:
-        raise ConfigError(f"there is no claim {name!r}; there are {', '.join(CLAIMS)}")
-    done = CLAIMS[name](quick)
-    for word, text in (("paper", done.paper), ("claim", done.claim), ("protocol", done.protocol)):
-        _out.print(f"{word}: {text}")
-    shown = Table(*done.rows[0])
-    for row in done.rows:
-        shown.add_row(*(str(cell) for cell in row.values()))
-    _out.print(shown)
-    _out.print(f"verdict: {done.verdict}")
-    _out.print(f"where it fails: {done.losing}")
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -1,0 +1,73 @@
+"""`selftaught claim`: run a claim, print it, and keep it with all that is needed to repeat it."""
+
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from selftaught.app import provenance
+from selftaught.artifacts.files import write_json
+from selftaught.claims.outcome import Estimate, Outcome, as_json
+from selftaught.core.errors import ConfigError
+
+_out = Console(soft_wrap=True, highlight=False, markup=False)
+
+
+def claim(name: Positional[str] = "", quick: bool = False, json: Path | None = None) -> None:
+    """Show a paper's headline claim by an experiment of our own, with the regime where it fails.
+
+    Args:
+        name: Of the claim; without one, all names are listed.
+        quick: Seconds instead of minutes: the direction, not the figures.
+        json: Also write the outcome to this file, with command, commit, machine, seeds and seconds.
+    """
+    from selftaught.claims import CLAIMS
+
+    if not name:
+        _out.print("claims: " + ", ".join(CLAIMS))
+        return
+    if name not in CLAIMS:
+        raise ConfigError(f"there is no claim {name!r}; there are {', '.join(CLAIMS)}")
+    # Taken before: other commits may be made while it runs.
+    at = provenance.commit()
+    began, worked = time.perf_counter(), time.process_time()
+    done = CLAIMS[name](quick)
+    spent = {"clock": time.perf_counter() - began, "processor": time.process_time() - worked}
+    show(done)
+    if json is not None:
+        write_json(json, record(done, quick, at, spent))
+        _out.print(f"written to {json}")
+
+
+def show(done: Outcome) -> None:
+    """Print an outcome: paper, claim, protocol, table, verdict, losing regime."""
+    for word, text in (("paper", done.paper), ("claim", done.claim), ("protocol", done.protocol)):
+        _out.print(f"{word}: {text}")
+    shown = Table(*done.rows[0])
+    for row in done.rows:
+        shown.add_row(*(str(cell) for cell in row.values()))
+    _out.print(shown)
+    _out.print(f"verdict: {done.verdict}")
+    _out.print(f"where it fails: {done.losing}")
+
+
+def record(done: Outcome, quick: bool, at: str, seconds: dict[str, float]) -> dict[str, Any]:
+    """The outcome as plain JSON values with the command that repeats it; `seconds` by clock and processor."""
+    return {
+        **as_json(done),
+        "quick": quick,
+        "command": shlex.join(["selftaught", "claim", done.name, *(["--quick"] if quick else [])]),
+        "commit": at,
+        "machine": provenance.machine(),
+        "seeds": seeds(done),
+        "seconds": {k: round(v, 1) for k, v in seconds.items()},
+    }
+
+
+def seeds(done: Outcome) -> int:
+    """Training seeds of the best repeated cell; 1 where there is no estimate."""
+    return max([c.seeds for row in done.rows for c in row.values() if isinstance(c, Estimate)], default=1)
