@@ -8,6 +8,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
+from selftaught.methods.metacontrast import MetaContrast
 from selftaught.methods.moco import MoCo
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "reptile": Reptile,
     "dino": DINO,
     "bmg": BMG,
+    "metacontrast": MetaContrast,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -48,6 +50,7 @@ __all__ = [
     "IMAML",
     "MAML",
     "METHODS",
+    "MetaContrast",
     "Method",
     "MoCo",
     "NNCLR",
