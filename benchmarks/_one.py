@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Annotated, Any, final
+from typing import Any, final
 
 import torch
 import torch._dynamo  # else loaded at the first transform, in every copy of this process anew
@@ -46,34 +46,10 @@ class Steps:
             yield str(steps), {name: [asdict(s) for s in each] for name, each in found.items()}
 
 
-@final
-@dataclass(frozen=True)
-class Augmentation:
-    """Paired rounds of the augmentations on one batch."""
-
-    rounds: int
-    batch: int
-    size: int
-
-    def run(self) -> dict[str, Any]:
-        # Importing kornia takes seconds that the other measurements do not need.
-        from benchmarks.pipeline import pipelines
-
-        calls = pipelines(self.batch, self.size)
-        paired_rounds(calls, 1)
-        return {name: [asdict(s) for s in each] for name, each in paired_rounds(calls, self.rounds).items()}
-
-
-One = (
-    Annotated[Steps, tyro.conf.subcommand("steps")] | Annotated[Augmentation, tyro.conf.subcommand("augmentation")]
-)
-
-
 def main() -> None:
     """Measure on one thread and print."""
     torch.set_num_threads(1)
-    one: Steps | Augmentation = tyro.cli(One, prog="python -m benchmarks._one")
-    print(json.dumps(one.run()))
+    print(json.dumps(tyro.cli(Steps, prog="python -m benchmarks._one").run()))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ class MetaStep:
 
     def _alone(self) -> None:
         options = self._options()
-        found = in_fresh_process(["steps", *options])
+        found = in_fresh_process(options)
         groups = []
         for group in GROUPS.values():
             rows = list(rows_of(group, found["times"][group.name], found["peaks"][group.name]))

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from scipy.stats import t as student
 
 from selftaught.artifacts.files import read_json, write_json
+from selftaught.claims.outcome import estimate
 from selftaught.core.functional import in_batches, part
 from selftaught.core.train import outer_step, start, train
 from selftaught.core.types import Method, merged
@@ -229,11 +229,8 @@ def measure(z: torch.Tensor, held_out: Pictures) -> dict[str, Any]:
 
 def summary(values: Sequence[float]) -> tuple[float, float]:
     """Mean and the half width of the 95 % t-interval over training seeds."""
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return mean, math.nan
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return mean, float(student.ppf(0.975, len(values) - 1)) * spread / math.sqrt(len(values))
+    found = estimate(values)
+    return found.mean, found.half_width
 
 
 def differences(runs: dict[str, Any], names: Sequence[str]) -> list[str]:

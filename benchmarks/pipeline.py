@@ -57,7 +57,7 @@ class Pipeline:
                 f"{k}_views_per_s": round(2 * self.pictures / max(row[f"{k}_s"], 1e-9)) for k in ("cpu", "wall")
             }
         rows = [_without_hidden(row) for row in rows]
-        options = f"--rounds {self.rounds} --pictures {self.pictures} --size {self.size}"
+        options = f"--rounds {self.rounds} --limit {self.limit:g} --pictures {self.pictures} --size {self.size}"
         content = {
             "command": f"python -m benchmarks pipeline {options}" + ("" if self.peers else " --no-peers"),
             "environment": environment(),

@@ -54,4 +54,5 @@ def test_a_tasks_maps_stay_for_the_next_task() -> None:
         done = subprocess.run([sys.executable, "-c", SETTLE, word], capture_output=True, text=True, check=True)
         return int(done.stdout)
 
-    assert 4 * count("settle") < count("default")
+    default = count("default")  # 200,000 pages, or none where an import freed a block of that size before us
+    assert count("settle") <= max(default // 4, 10_000)

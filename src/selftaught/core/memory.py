@@ -31,8 +31,8 @@ def settle_thresholds() -> None:
     """Free one block of just under 32 MiB, once in a process.
 
     glibc learns from it, as it would from any program's first block of that size, to keep what is below for
-    the next allocation, up to 64 MiB. Without it the maps of every task are mapped anew: some 7,000 pages a
-    task of MAML on Conv4, a tenth of its time. No setting of the process is changed; other C libraries ignore it.
+    the next allocation, up to 64 MiB. Without it the maps of every task are mapped anew: thousands of pages
+    a task of MAML on Conv4. No setting of the process is changed; other C libraries ignore it.
     """
     if sys.platform.startswith("linux"):
         torch.empty(2**25 - 2**16, dtype=torch.uint8)

@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
+from selftaught.core.functional import part
 from selftaught.core.types import Params
 from selftaught.nets.conv4 import Conv4
 from selftaught.nets.conv4_calculus import (
@@ -34,7 +35,7 @@ from selftaught.nets.conv4_calculus import (
     stem_dot,
     stem_dot_back,
 )
-from selftaught.nets.heads import EncoderOnly, WithClassifier
+from selftaught.nets.heads import WithClassifier
 
 _DEPTH = 4
 
@@ -176,17 +177,18 @@ class ClosedForm:
 
 def closed_form(net: nn.Module, x: Tensor, y: Tensor) -> ClosedForm:
     """The loss of pictures [B C H W] with labels [B]. Raises ConfigError where `why_not` gives a reason."""
+    encoder = _encoder(net, x)
+    width = len(net.get_parameter("encoder.blocks.0.conv.weight"))
+    return ClosedForm(encoder, y, width)
+
+
+def _encoder(net: nn.Module, x: Tensor) -> ClosedEncoder:
     reason = why_not(net)
     if reason:
-        raise ConfigError(f"graph='fused' has its rules for Conv4 with a linear head: {reason}. Use graph='auto'.")
-    assert isinstance(net, WithClassifier) and isinstance(net.encoder, Conv4)
-    width = len(net.encoder.get_parameter("blocks.0.conv.weight"))
-    return ClosedForm(_encoder(net.encoder, x), y, width)
-
-
-def _encoder(encoder: Conv4, x: Tensor) -> ClosedEncoder:
-    eps = tuple(n.eps for n in _norms(encoder))
-    return ClosedEncoder(patches(x), eps, encoder.readout == "mean")
+        raise ConfigError(f"the closed form is for Conv4 with a linear head: {reason}. Use graph='auto'.")
+    assert isinstance(net.encoder, Conv4)
+    eps = tuple(n.eps for n in _norms(net.encoder))
+    return ClosedEncoder(patches(x), eps, net.encoder.readout == "mean")
 
 
 def rules_for(graph: str, net: nn.Module, x: Tensor, y: Tensor) -> ClosedForm | None:
@@ -254,12 +256,8 @@ class _Features(torch.autograd.Function):
 def features(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
     """Features [B D] of pictures [B C H W], differentiable once in the encoder's `weights` (a head's are passed
     over). Raises ConfigError where `why_not` gives a reason."""
-    reason = why_not(net)
-    if reason:
-        raise ConfigError(f"there are no closed-form features: {reason}. Use the network itself.")
-    assert isinstance(net, WithClassifier) and isinstance(net.encoder, Conv4)
     own = {k: v for k, v in weights.items() if k.startswith("encoder.")}
-    out: Tensor = _Features.apply(_encoder(net.encoder, x), list(own), *own.values())
+    out: Tensor = _Features.apply(_encoder(net, x), list(own), *own.values())
     return out
 
 
@@ -267,9 +265,7 @@ def features_of(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
     """Features [B D] of an encoder with a head: `features` on a CPU where the network allows it, else its own."""
     if x.device.type == "cpu" and why_not(net) is None and not torch._C._are_functorch_transforms_active():
         return features(net, weights, x)
-    assert isinstance(net.encoder, nn.Module)
-    own = {k: v for k, v in weights.items() if k.startswith("encoder.")}
-    return functional_call(EncoderOnly(net.encoder), own, (x,))
+    return functional_call(net.get_submodule("encoder"), part(weights, "encoder"), (x,))
 
 
 def loss_and_logits(form: ClosedForm, weights: Params) -> tuple[Tensor, Tensor]:

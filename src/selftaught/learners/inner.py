@@ -24,7 +24,7 @@ FusedGraph = Graph | Literal["fused", "fused-remat"]
 activations; `fused-remat` makes them again from the weights, so memory does not grow with the steps."""
 
 FEW_STEPS = 5
-"""Up to here `auto` unrolls a graph: it is a fifth faster than the adjoint (`python -m benchmarks meta_step`)."""
+"""Up to here `auto` unrolls: a tenth faster than the adjoint at five steps (`python -m benchmarks meta_step`)."""
 
 
 class Rules(Protocol):
@@ -42,6 +42,11 @@ class Rules(Protocol):
     def curvature(self, tape: Any, along: Params) -> Params:
         """The Hessian at the tape's weights times `along`."""
         ...
+
+
+def runs_batched(graph: FusedGraph) -> bool:
+    """Whether tasks can go through `vmap` with it; the adjoints, fused or not, take one task at a time."""
+    return graph in ("auto", "unrolled", "first-order")
 
 
 TAPES_MIB = 128.0

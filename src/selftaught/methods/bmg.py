@@ -25,14 +25,14 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
-from selftaught.core.functional import buffers_of, params_of, part, set_norm
+from selftaught.core.functional import buffers_of, params_of, set_norm
 from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task, TaskSource
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import laid_out, rules_for
+from selftaught.learners.closed_form import features_of, laid_out, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
-from selftaught.learners.inner import FusedGraph, InnerLoss, descend, descend_detached
+from selftaught.learners.inner import FusedGraph, InnerLoss, descend, descend_detached, runs_batched
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
 from selftaught.losses.straight_through import straight_through
 from selftaught.nets.heads import WithClassifier, width_of
@@ -91,7 +91,7 @@ class BMG:
     def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
         """Value: mean query cross-entropy after adaptation. Gradient: that of mean mu."""
         set_norm(net, "batch")
-        batchable = self.graph in ("auto", "unrolled", "first-order")
+        batchable = runs_batched(self.graph)
         loss, figures = over_tasks(
             self._one_task, net, params, tasks, path=self.path, batchable=batchable, memory_mib=self.memory_mib
         )
@@ -136,8 +136,7 @@ def _problem(moving: str, net: nn.Module, weights: Params, task: Task) -> Proble
     support, query = (task.support.x, task.support.y), (task.query.x, task.query.y)
     if moving == "all":
         return weights, lambda w, x: functional_call(net, w, (x,)), support, query
-    encoder, own = net.get_submodule("encoder"), part(weights, "encoder")
-    f, asked = (functional_call(encoder, own, (x,)) for x in (support[0], query[0]))
+    f, asked = (features_of(net, weights, x) for x in (support[0], query[0]))
     start = {k: v for k, v in weights.items() if k.startswith("head.")}
     return start, _linear, (f, support[1]), (asked, query[1])
 

@@ -28,7 +28,7 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.inner import Graph, InnerLoss, descend, descend_detached
+from selftaught.learners.inner import Graph, InnerLoss, descend, descend_detached, runs_batched
 from selftaught.learners.prototype import PrototypeLearner
 from selftaught.losses.contrastive import cross_entropy, nt_xent, similarity_logits, view_means
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
@@ -97,7 +97,7 @@ class BMSSL:
         def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
 
-        batchable = self.graph != "adjoint"
+        batchable = runs_batched(self.graph)
         path = self.path or ("batched" if self.adapt == "head" and batchable else "auto")
         loss, figures = over_tasks(one_task, own, moving, h, path=path, batchable=batchable)
         return loss, Aux(figures, statistics_after(own, moving, buffers, h.flatten(0, 1)))

@@ -27,10 +27,10 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import closed_form, loss_and_logits, rules_for
+from selftaught.learners.closed_form import closed_form, features_of, loss_and_logits, rules_for
 from selftaught.learners.gradient import spread_head
 from selftaught.learners.implicit import Proximal, ProximalLearner, descend_implicit
-from selftaught.nets.heads import EncoderOnly, WithClassifier, width_of
+from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource
 
@@ -117,15 +117,13 @@ def _everything(proximal: Proximal, net: nn.Module, weights: Params, task: Task)
 
 def _head_alone(proximal: Proximal, net: nn.Module, weights: Params, task: Task) -> tuple[Tensor, Tensor, Tensor]:
     """The encoder stays: its features are made once, and a gradient reaches it through them."""
-    assert isinstance(net.encoder, nn.Module)
-    encoder, own = EncoderOnly(net.encoder), {k: v for k, v in weights.items() if k.startswith("encoder.")}
     x, y, query_x, query_y = _labelled(task)
-    f, asked = functional_call(encoder, own, (x,)), functional_call(encoder, own, (query_x,))
+    f, asked = features_of(net, weights, x), features_of(net, weights, query_x)
 
     def inner(head: Params, outer: tuple[Tensor, ...]) -> Tensor:
         return F.cross_entropy(F.linear(outer[0], head["head.weight"], head["head.bias"]), outer[1])
 
-    start = {k: v for k, v in weights.items() if k not in own}
+    start = {k: v for k, v in weights.items() if k.startswith("head.")}
     head, gap = descend_implicit(inner, start, (f, y), proximal)
     logits = F.linear(asked, head["head.weight"], head["head.bias"])
     return F.cross_entropy(logits, query_y), logits, gap

@@ -26,7 +26,7 @@ from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.closed_form import closed_form, features_of, laid_out, loss_and_logits, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
-from selftaught.learners.inner import FusedGraph, descend
+from selftaught.learners.inner import FusedGraph, descend, runs_batched
 from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource
@@ -102,8 +102,7 @@ def adapted_query_loss(loop: InnerLoop, net: nn.Module, params: Params, tasks: T
         assert task.query.y is not None
         return loss, {"query_accuracy": (logits.argmax(-1) == task.query.y).float().mean()}
 
-    batchable = loop.graph in ("auto", "unrolled", "first-order")
-    limit = loop.memory_mib
+    batchable, limit = runs_batched(loop.graph), loop.memory_mib
     loss, figures = over_tasks(one_task, net, params, tasks, path=loop.path, batchable=batchable, memory_mib=limit)
     return loss, Aux(figures)
 
