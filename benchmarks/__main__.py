@@ -6,10 +6,12 @@ from typing import Any, Protocol, cast
 
 import tyro
 
+from benchmarks.cifar import Cifar
 from benchmarks.episodes import Episodes
 from benchmarks.implicit import Implicit
 from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
+from benchmarks.pages import Pages
 from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
 from benchmarks.ssl_step import SslStep
@@ -22,10 +24,12 @@ class Benchmark(Protocol):
 
 
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
+    "cifar": Cifar,
     "episodes": Episodes,
     "implicit": Implicit,
     "meta_step": MetaStep,
     "omniglot": Omniglot,
+    "pages": Pages,
     "peers": Peers,
     "pipeline": Pipeline,
     "ssl_step": SslStep,
