@@ -8,6 +8,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.maml import MAML
+from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
 from selftaught.methods.moco import MoCo
 from selftaught.methods.nnclr import NNCLR
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
     "reptile": Reptile,
     "dino": DINO,
     "bmg": BMG,
+    "maxl": MAXL,
     "metacontrast": MetaContrast,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
@@ -49,6 +51,7 @@ __all__ = [
     "DINO",
     "IMAML",
     "MAML",
+    "MAXL",
     "METHODS",
     "MetaContrast",
     "Method",
