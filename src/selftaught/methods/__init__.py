@@ -14,6 +14,7 @@ from selftaught.methods.moco import MoCo
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
+from selftaught.methods.psco import PsCo
 from selftaught.methods.r2d2 import R2D2
 from selftaught.methods.reptile import Reptile
 from selftaught.methods.simclr import SimCLR
@@ -41,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
     "bmg": BMG,
     "maxl": MAXL,
     "metacontrast": MetaContrast,
+    "psco": PsCo,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -66,4 +68,5 @@ __all__ = [
     "UMTRA",
     "VICReg",
     "BMG",
+    "PsCo",
 ]
