@@ -11,6 +11,7 @@ from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
 from selftaught.methods.moco import MoCo
+from selftaught.methods.neuronml import NeuronML
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
@@ -18,6 +19,7 @@ from selftaught.methods.psco import PsCo
 from selftaught.methods.r2d2 import R2D2
 from selftaught.methods.reptile import Reptile
 from selftaught.methods.simclr import SimCLR
+from selftaught.methods.simsiam import SimSiam
 from selftaught.methods.swav import SwAV
 from selftaught.methods.umtra import UMTRA
 from selftaught.methods.vicreg import VICReg
@@ -34,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "protonet": ProtoNet,
     "maml": MAML,
     "imaml": IMAML,
+    "neuronml": NeuronML,
     "nnclr": NNCLR,
     "r2d2": R2D2,
     "swav": SwAV,
@@ -42,6 +45,7 @@ METHODS: dict[str, type[Method]] = {
     "bmg": BMG,
     "maxl": MAXL,
     "metacontrast": MetaContrast,
+    "simsiam": SimSiam,
     "psco": PsCo,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
@@ -59,6 +63,7 @@ __all__ = [
     "Method",
     "MoCo",
     "NNCLR",
+    "NeuronML",
     "ProtoCLR",
     "ProtoNet",
     "R2D2",
@@ -68,5 +73,6 @@ __all__ = [
     "UMTRA",
     "VICReg",
     "BMG",
+    "SimSiam",
     "PsCo",
 ]
