@@ -11,7 +11,6 @@ from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
 from selftaught.methods.moco import MoCo
-from selftaught.methods.neuronml import NeuronML
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
@@ -36,7 +35,6 @@ METHODS: dict[str, type[Method]] = {
     "protonet": ProtoNet,
     "maml": MAML,
     "imaml": IMAML,
-    "neuronml": NeuronML,
     "nnclr": NNCLR,
     "r2d2": R2D2,
     "swav": SwAV,
@@ -63,7 +61,6 @@ __all__ = [
     "Method",
     "MoCo",
     "NNCLR",
-    "NeuronML",
     "ProtoCLR",
     "ProtoNet",
     "R2D2",
