@@ -7,6 +7,7 @@ from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
+from selftaught.methods.mae import MAE
 from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
@@ -45,6 +46,7 @@ METHODS: dict[str, type[Method]] = {
     "metacontrast": MetaContrast,
     "simsiam": SimSiam,
     "psco": PsCo,
+    "mae": MAE,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -72,4 +74,5 @@ __all__ = [
     "BMG",
     "SimSiam",
     "PsCo",
+    "MAE",
 ]
