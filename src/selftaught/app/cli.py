@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import tyro
 from rich.console import Console
@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from selftaught.app.claiming import claim
 from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_skipped
 from selftaught.app.evaluation import EvaluationHead, as_json
+from selftaught.app.listing import methods
 from selftaught.app.pretrain import pretrain as run_pretrain
 from selftaught.core.errors import ConfigError, SelftaughtError
 from selftaught.core.memory import keep_freed_memory
@@ -214,19 +215,6 @@ def report(run: Positional[Path]) -> None:
     _out.print(f"report: {write_run_report(run)}")
 
 
-def methods() -> None:
-    """List the methods and their options."""
-    import dataclasses
-
-    from selftaught.methods import METHODS
-
-    for name, kind in METHODS.items():
-        module = sys.modules[kind.__module__]
-        options: Any = dataclasses.fields(cast(Any, kind))
-        _out.print(f"{name:9} {(module.__doc__ or '').splitlines()[0]}")
-        _out.print(" " * 10 + ", ".join(f"{f.name}={f.default}" for f in options), style="dim")
-
-
 def doctor(
     data: Positional[str], labelled: bool = False, ways: int | None = None, shots: int | None = None
 ) -> None:
@@ -252,17 +240,20 @@ def doctor(
             _out.print(f"        {finding.way_out}")
 
 
-def demo(out: Path | None = None, steps: int = 0, seed: int = 0) -> None:
+def demo(out: Path | None = None, steps: int = 0, seed: int = 0, json: Path | None = None) -> None:
     """Train on packaged drawings without labels and name drawings of things never seen (under 3 minutes).
 
     Args:
         out: A new folder for the runs and the report (by default demo-run, or demo-run-2 and so on).
         steps: Outer steps of each method; 0 takes the demonstration's own number.
         seed: Everything random follows from it.
+        json: Also write rows and seconds to this file, with command, commit and machine.
     """
+    from selftaught.app import provenance
     from selftaught.app.demo import STEPS, overlapping
     from selftaught.app.demo import demo as run_demo
 
+    at = provenance.commit()
     done = run_demo(out or _free("demo-run"), steps or STEPS, seed, command=_command())
     _accuracies(done["rows"])
     touching = overlapping(done["rows"], "BMSSL")
@@ -279,6 +270,11 @@ def demo(out: Path | None = None, steps: int = 0, seed: int = 0) -> None:
     seconds = done["seconds"]
     _out.print(f"{seconds['everything']:.0f} s in all, {seconds['training']:.0f} s of it training")
     _out.print(f"report: {done['report']}")
+    if json is not None:
+        from selftaught.artifacts.files import write_json
+
+        stamp = {"command": _command(), "commit": at, "machine": provenance.machine()}
+        write_json(json, {"rows": as_json(done["rows"]), "seconds": seconds, **stamp})
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

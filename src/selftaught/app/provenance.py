@@ -28,7 +28,11 @@ def commit() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, torch's threads and version, Python, system."""
+    """Processor, cores this process may use, torch's threads and version, Python, system, and how busy it is.
+
+    `busy` is the number of programs that wanted a core in the last minute (null where the system does not say);
+    above `cores`, seconds by the clock say little.
+    """
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -36,6 +40,7 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "busy": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     }
 
 

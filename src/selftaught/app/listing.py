@@ -1,0 +1,125 @@
+"""`selftaught methods`: what every method learns from, where its tasks come from, its learner, its objective.
+
+All of it is read from the methods themselves - what `source` accepts and the first lines of their docstrings -
+so a new method is listed by its line in `METHODS`.
+"""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from selftaught.core.errors import ConfigError, SelftaughtError
+from selftaught.core.types import Method
+from selftaught.data.pictures import Pictures
+from selftaught.data.views import GLYPH
+from selftaught.methods import METHODS
+
+WIDE = 400
+"""Columns where the output is no terminal: every method on one line."""
+LearnsFrom = Literal["pictures", "labels", "both"]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One row of the matrix: a name and four short texts."""
+
+    name: str
+    learns_from: LearnsFrom
+    tasks: str
+    learner: str
+    objective: str
+
+
+def methods(name: Positional[str] = "", options: bool = False) -> None:
+    """List the methods: what they learn from, their tasks, learner and objective.
+
+    Args:
+        name: Only this method, with its options.
+        options: Also the options of each.
+    """
+    if name and name not in METHODS:
+        raise ConfigError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+    rows = matrix((name,) if name else tuple(METHODS))
+    out = Console(highlight=False, markup=False)
+    if not out.is_terminal:
+        out = Console(highlight=False, markup=False, width=WIDE)
+    table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*dataclasses.astuple(row))
+    out.print(table)
+    plain = Console(soft_wrap=True, highlight=False, markup=False)
+    for row in rows if name or options else ():
+        plain.print(f"\n{row.name}: " + ", ".join(options_of(METHODS[row.name])), style="dim")
+
+
+def matrix(names: tuple[str, ...]) -> list[Listed]:
+    """A row for each name, in order."""
+    return [_listed(name, METHODS[name]) for name in names]
+
+
+def options_of(kind: type[Method]) -> list[str]:
+    """Each option as name=default."""
+    return [f"{f.name}={f.default}" for f in dataclasses.fields(cast(Any, kind))]
+
+
+def learns_from(kind: type[Method]) -> LearnsFrom:
+    """ "pictures" where `source` takes pictures without labels, "labels" where it refuses them, and "both" where
+    an option decides."""
+    usual = _accepts(kind())
+    for changed in _other_choices(kind):
+        if _accepts(changed) != usual:
+            return "both"
+    return "pictures" if usual else "labels"
+
+
+def _listed(name: str, kind: type[Method]) -> Listed:
+    said = (sys.modules[kind.__module__].__doc__ or "").strip().splitlines()[0]
+    return Listed(
+        name,
+        learns_from(kind),
+        _short(kind.source.__doc__),
+        base_learner(kind),
+        (said.partition(": ")[2] or said).rstrip("."),
+    )
+
+
+def base_learner(kind: type[Method]) -> str:
+    """The learner's type in words ("prototype", "gradient"), or its docstring where the type does not say."""
+    made = getattr(get_type_hints(kind.learner).get("return"), "__name__", "")
+    return made.removesuffix("Learner").lower() or _short(kind.learner.__doc__)
+
+
+def _short(text: str | None) -> str:
+    """Up to the first stop, colon or semicolon: what follows are details and errors."""
+    return re.split(r"[.:;](?:\s|$)", " ".join((text or "").split()))[0]
+
+
+def _accepts(method: Method) -> bool:
+    """Whether tasks can be made of pictures without labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (64, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    try:
+        method.source(Pictures(x, tuple(map(str, range(len(x))))), GLYPH)
+    except SelftaughtError:
+        return False
+    return True
+
+
+def _other_choices(kind: type[Method]) -> Iterator[Method]:
+    """The method with one named choice changed at a time."""
+    for name, hint in get_type_hints(kind).items():
+        if get_origin(hint) is not Literal:
+            continue
+        for value in get_args(hint):
+            try:
+                yield cast(Any, kind)(**{name: value})
+            except SelftaughtError:
+                continue  # a choice that goes only with another

@@ -1,0 +1,42 @@
+"""The matrix of methods is read from the methods, one line each."""
+
+import dataclasses
+
+import pytest
+
+from selftaught.app.cli import main
+from selftaught.app.listing import Listed, base_learner, learns_from, matrix, options_of
+from selftaught.methods import METHODS
+
+
+@pytest.mark.parametrize("row", matrix(tuple(METHODS)), ids=lambda row: row.name)
+def test_every_cell_says_something_short(row: Listed) -> None:
+    for column, text in dataclasses.asdict(row).items():
+        why = f"{row.name}: {column}: first lines of the docstrings of the module, `source` and `learner`"
+        assert text and "\n" not in text and len(text) <= 120, why
+    assert row.objective != row.name and not row.objective.endswith(".")
+
+
+def test_what_is_known_of_some() -> None:
+    known = {"simclr": "pictures", "umtra": "pictures", "maml": "labels", "maxl": "labels", "bmg": "both"}
+    assert {name: learns_from(METHODS[name]) for name in known} == known
+    learners = {"simclr": "prototype", "maml": "gradient", "r2d2": "ridge"}
+    assert {name: base_learner(METHODS[name]) for name in learners} == learners
+
+
+def test_one_line_a_method_and_options_only_where_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["name", *METHODS]
+    assert "inner_steps" not in "".join(lines)
+    assert main(["methods", "--options"]) == 0
+    every = capsys.readouterr().out
+    assert all(f"{name}: {', '.join(options_of(kind))}" in every for name, kind in METHODS.items())
+
+
+def test_one_method_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["methods", "maml"]) == 0
+    out = capsys.readouterr().out
+    assert "inner_steps=5" in out and "labels" in out and "simclr" not in out
+    assert main(["methods", "nosuch"]) == 5
+    assert "simclr" in capsys.readouterr().err
