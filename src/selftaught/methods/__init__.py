@@ -5,6 +5,7 @@ from selftaught.methods.barlow import BarlowTwins
 from selftaught.methods.bmg import BMG
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
+from selftaught.methods.cactus import CACTUs
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.mae import MAE
@@ -47,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "simsiam": SimSiam,
     "psco": PsCo,
     "mae": MAE,
+    "cactus": CACTUs,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -75,4 +77,5 @@ __all__ = [
     "SimSiam",
     "PsCo",
     "MAE",
+    "CACTUs",
 ]
