@@ -13,6 +13,7 @@ from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
 from selftaught.methods.moco import MoCo
+from selftaught.methods.neuronml import NeuronML
 from selftaught.methods.nnclr import NNCLR
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.protonet import ProtoNet
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
     "protonet": ProtoNet,
     "maml": MAML,
     "imaml": IMAML,
+    "neuronml": NeuronML,
     "nnclr": NNCLR,
     "r2d2": R2D2,
     "swav": SwAV,
@@ -65,6 +67,7 @@ __all__ = [
     "Method",
     "MoCo",
     "NNCLR",
+    "NeuronML",
     "ProtoCLR",
     "ProtoNet",
     "R2D2",
