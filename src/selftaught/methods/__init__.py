@@ -12,6 +12,7 @@ from selftaught.methods.mae import MAE
 from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
 from selftaught.methods.metacontrast import MetaContrast
+from selftaught.methods.metaopt import MetaOptNet
 from selftaught.methods.moco import MoCo
 from selftaught.methods.neuronml import NeuronML
 from selftaught.methods.nnclr import NNCLR
@@ -47,6 +48,7 @@ METHODS: dict[str, type[Method]] = {
     "bmg": BMG,
     "maxl": MAXL,
     "metacontrast": MetaContrast,
+    "metaopt": MetaOptNet,
     "simsiam": SimSiam,
     "psco": PsCo,
     "mae": MAE,
@@ -64,6 +66,7 @@ __all__ = [
     "MAXL",
     "METHODS",
     "MetaContrast",
+    "MetaOptNet",
     "Method",
     "MoCo",
     "NNCLR",
