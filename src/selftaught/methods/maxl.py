@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply, apply_update, buffers_of, params_of, part, prefixed
@@ -125,7 +124,8 @@ class MAXL:
 
     def primary(self, logits: Tensor, y: Tensor) -> Tensor:
         """Focal loss of the first `classes` logits [B M+K]."""
-        return focal_loss(logits[:, : self.classes], F.one_hot(y, self.classes).to(logits.dtype), self.focal)
+        target = subclass_mask(y, self.classes, 1).to(logits.dtype)
+        return focal_loss(logits[:, : self.classes], target, self.focal)
 
     def auxiliary(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Focal loss of the other logits against generated labels [B K]; the softmax is over all K."""
