@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping
 
-from selftaught.claims import split
+from selftaught.claims import bmssl, split
 from selftaught.claims.outcome import Outcome
 
-CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {"split": split.show}
+CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
+    "bmssl": bmssl.show,
+    "split": split.show,
+}
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 
 __all__ = ["CLAIMS", "Outcome"]
