@@ -20,34 +20,26 @@ from selftaught.core.functional import part
 from selftaught.core.types import Params
 from selftaught.nets.conv4 import Conv4
 from selftaught.nets.conv4_calculus import (
-    Block,
     Dot,
-    Patches,
     Slope,
-    Stem,
-    block,
-    block_back,
     block_dot,
     block_dot_back,
     patches,
-    stem,
-    stem_back,
     stem_dot,
     stem_dot_back,
 )
+from selftaught.nets.conv4_closed import (
+    DEPTH,
+    ClosedEncoder,
+    Encoded,
+    block_of,
+    conv_name,
+    features_in_closed_form,
+    flipped,
+    laid_out,
+    named,
+)
 from selftaught.nets.heads import WithClassifier
-
-_DEPTH = 4
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What the encoder's forward pass leaves: features [B D] and every block."""
-
-    features: Tensor
-    stem: Stem
-    blocks: list[Block]
-    signs: dict[int, Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,50 +54,6 @@ class Tape:
     head: Tensor
     p: Tensor
     d_logits: Tensor
-
-
-@dataclass(frozen=True)
-class ClosedEncoder:
-    """Features of pictures as a function of named weights, normalised by their own batch."""
-
-    patches: Patches
-    eps: tuple[float, ...]
-    mean_readout: bool
-
-    def forward(self, weights: Params) -> Encoded:
-        """Names as in `WithClassifier`; a head is passed over."""
-        signs = _signs(weights)
-        w = laid_out(_flipped(weights, signs))
-        first = stem(self.patches, *_block(w, 0), self.eps[0])
-        blocks: list[Block] = []
-        out = first.normed.out
-        for i in range(1, _DEPTH):
-            blocks.append(block(out, *_block(w, i), self.eps[i]))
-            out = blocks[-1].normed.out
-        return Encoded(self.read(out), first, blocks, signs)
-
-    def backward(self, e: Encoded, df: Tensor) -> tuple[Params, list[Slope], list[Tensor]]:
-        """From df [B D]: the gradient by name, and every block's slope and (but the stem's) dz."""
-        found: Params = {}
-        slopes: list[Slope] = []
-        dz: list[Tensor] = []
-        back = self.unread(df, e.blocks[-1].normed.out)
-        for i in reversed(range(1, _DEPTH)):
-            s, z, dw, back = block_back(e.blocks[i - 1], back)
-            slopes, dz = [s, *slopes], [z, *dz]
-            found |= _named(i, dw, s)
-        s, dw = stem_back(e.stem, back)
-        return _flipped(found | _named(0, dw, s), e.signs), [s, *slopes], dz
-
-    def read(self, out: Tensor) -> Tensor:
-        """Features [B D] of the last map."""
-        return out.mean((2, 3)) if self.mean_readout else out.flatten(1)
-
-    def unread(self, df: Tensor, out: Tensor) -> Tensor:
-        """The gradient of the last map, shaped as `out`."""
-        if self.mean_readout:
-            df = (df / (out.shape[2] * out.shape[3]))[..., None, None].expand_as(out)
-        return df.reshape(out.shape).contiguous(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
@@ -124,7 +72,7 @@ class ClosedForm:
         """From the shapes: 20 bytes a pooled position in the stem, 52 in a block (float32)."""
         pictures, high, wide = self.encoder.patches.size
         positions, total = self.width * pictures, 0
-        for i in range(_DEPTH):
+        for i in range(DEPTH):
             high, wide = high // 2, wide // 2
             total += positions * high * wide * (52 if i else 20)
         return total / 2**20
@@ -146,21 +94,21 @@ class ClosedForm:
     def curvature(self, tape: Tape, along: Params) -> Params:
         """Hessian at the tape's weights times `along`."""
         e = tape.encoded
-        w = laid_out(_flipped(along, e.signs))
-        dots = [stem_dot(e.stem, *_block(w, 0))]
+        w = laid_out(flipped(along, e.signs))
+        dots = [stem_dot(e.stem, *block_of(w, 0))]
         directions: list[tuple[Tensor, Tensor, Tensor]] = []
-        for i in range(1, _DEPTH):
-            x, own = dots[-1].out, _block(w, i)
+        for i in range(1, DEPTH):
+            x, own = dots[-1].out, block_of(w, i)
             z, dot = block_dot(e.blocks[i - 1], x, *own)
             dots.append(dot)
             directions.append((x, own[0], z))
         back, found = self._head_dot(tape, w, dots[-1])
-        for i in reversed(range(1, _DEPTH)):
+        for i in reversed(range(1, DEPTH)):
             here, slope, dz = e.blocks[i - 1], tape.slopes[i], tape.dz[i - 1]
             s, dw, back = block_dot_back(here, slope, dz, directions[i - 1], dots[i], back)
-            found |= _named(i, dw, s)
-        s, dw = stem_dot_back(e.stem, tape.slopes[0], w[_conv(0)], dots[0], back)
-        found = _flipped(found | _named(0, dw, s), e.signs)
+            found |= named(i, dw, s)
+        s, dw = stem_dot_back(e.stem, tape.slopes[0], w[conv_name(0)], dots[0], back)
+        found = flipped(found | named(0, dw, s), e.signs)
         return {k: found[k] for k in along}
 
     def _head_dot(self, tape: Tape, w: Params, dot: Dot) -> tuple[Tensor, Params]:
@@ -212,7 +160,7 @@ def why_not(net: nn.Module) -> str | None:
     if not isinstance(net.encoder, Conv4):
         return f"the encoder is {type(net.encoder).__name__}"
     norms = _norms(net.encoder)
-    if len(norms) != _DEPTH or not all(n.affine for n in norms):
+    if len(norms) != DEPTH or not all(n.affine for n in norms):
         return "a block has no affine batch normalisation"
     return None
 
@@ -237,28 +185,11 @@ class _Loss(torch.autograd.Function):
         return (None, None, *(grad * g for g in ctx.saved_tensors))
 
 
-class _Features(torch.autograd.Function):
-    """Features at given weights."""
-
-    @staticmethod
-    def forward(ctx: Any, encoder: ClosedEncoder, names: list[str], *weights: Tensor) -> Tensor:
-        ctx.encoder, ctx.names = encoder, names
-        ctx.encoded = encoder.forward(dict(zip(names, weights, strict=True)))
-        return ctx.encoded.features.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, df: Tensor) -> Any:
-        found, _, _ = ctx.encoder.backward(ctx.encoded, df)
-        return (None, None, *(found[k] for k in ctx.names))
-
-
 def features(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
-    """Features [B D] of pictures [B C H W], differentiable once in the encoder's `weights` (a head's are passed
-    over). Raises ConfigError where `why_not` gives a reason."""
-    own = {k: v for k, v in weights.items() if k.startswith("encoder.")}
-    out: Tensor = _Features.apply(_encoder(net, x), list(own), *own.values())
-    return out
+    """Features [B D] of pictures [B C H W], differentiable in the encoder's `weights` (a head's are passed over).
+    Raises ConfigError where `why_not` gives a reason."""
+    encoder = _encoder(net, x)
+    return features_in_closed_form(x, weights, encoder.eps, encoder.mean_readout)[0]
 
 
 def features_of(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
@@ -272,40 +203,3 @@ def loss_and_logits(form: ClosedForm, weights: Params) -> tuple[Tensor, Tensor]:
     """The loss, differentiable once in `weights`, and the logits [B N], which are not."""
     loss, logits = _Loss.apply(form, list(weights), *weights.values())
     return loss, logits
-
-
-def _conv(i: int) -> str:
-    return f"encoder.blocks.{i}.conv.weight"
-
-
-def _block(w: Params, i: int) -> tuple[Tensor, Tensor, Tensor]:
-    return w[_conv(i)], w[f"encoder.blocks.{i}.norm.weight"], w[f"encoder.blocks.{i}.norm.bias"]
-
-
-def _named(i: int, dw: Tensor, s: Any) -> Params:
-    norm = f"encoder.blocks.{i}.norm"
-    return {_conv(i): dw, f"{norm}.weight": s.d_gamma.flatten(), f"{norm}.bias": s.d_beta.flatten()}
-
-
-def _signs(w: Params) -> dict[int, Tensor]:
-    """+1 and -1 for the blocks with a negative gamma. There the smallest of the convolution survives pooling;
-    with the signs of its filters and of gamma turned, the same function has it the largest."""
-    gammas = [_block(w, i)[1] for i in range(_DEPTH)]
-    return {i: torch.where(g < 0, -1.0, 1.0).to(g) for i, g in enumerate(gammas) if bool((g < 0).any())}
-
-
-def _flipped(w: Params, signs: dict[int, Tensor]) -> Params:
-    """Weights, directions or gradients with the marked channels turned; its own inverse."""
-    turned: Params = {}
-    for i, sign in signs.items():
-        norm = f"encoder.blocks.{i}.norm.weight"
-        turned |= {_conv(i): w[_conv(i)] * sign[:, None, None, None], norm: w[norm] * sign}
-    return w | turned
-
-
-def laid_out(weights: Params) -> Params:
-    """Convolutions beyond the stem in channels-last memory; no copy where they are already. Weights that start
-    so stay so from step to step."""
-    later = {_conv(i) for i in range(1, _DEPTH)}
-    last = torch.channels_last
-    return {k: v.contiguous(memory_format=last) if k in later else v for k, v in weights.items()}

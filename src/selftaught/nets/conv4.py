@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
+from selftaught.nets.conv4_closed import serves, train_step_features
 
 NormName = Literal["batch", "group", "none"]
 
@@ -86,4 +87,6 @@ class Conv4(nn.Module):
         return h.flatten(1) if self.readout == "flatten" else h.mean((2, 3))
 
     def forward(self, x: Tensor) -> Tensor:
+        if serves(self.blocks, x):
+            return train_step_features(self.blocks, x, self.readout == "mean")
         return self.upper(self.lower(x))

@@ -33,10 +33,11 @@ _PIECE = 2**18
 @dataclass(frozen=True)
 class Patches:
     """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures less a constant, one
-    [M 9C] row for each position, with their mean [9C] and covariance [9C 9C]."""
+    [M 9C] row for each position, with their mean [9C] and covariance [9C 9C]; `shift` is the constant."""
 
     rows: Tensor
     size: tuple[int, int, int]
+    shift: Tensor
     mean: Tensor
     covariance: Tensor
 
@@ -96,10 +97,11 @@ class SlopeDot:
 def patches(x: Tensor) -> Patches:
     """Of pictures [B C H W], moved to a mean of zero: normalisation forgets a constant, and sums of squares about
     zero keep the digits of small variances."""
-    rows = F.unfold(F.pad(x, (1, 1, 1, 1)) - x.mean(), 3).transpose(1, 2).reshape(-1, 9 * x.shape[1])
+    shift = x.mean()
+    rows = F.unfold(F.pad(x, (1, 1, 1, 1)) - shift, 3).transpose(1, 2).reshape(-1, 9 * x.shape[1])
     mean = rows.mean(0)
     covariance = rows.t() @ rows / len(rows) - torch.outer(mean, mean)
-    return Patches(rows, (len(x), x.shape[2], x.shape[3]), mean, covariance)
+    return Patches(rows, (len(x), x.shape[2], x.shape[3]), shift, mean, covariance)
 
 
 def normalise(
