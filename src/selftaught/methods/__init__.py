@@ -8,6 +8,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.cactus import CACTUs
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
+from selftaught.methods.learnaug import LearnedAugmentation
 from selftaught.methods.mae import MAE
 from selftaught.methods.maml import MAML
 from selftaught.methods.maxl import MAXL
@@ -53,6 +54,7 @@ METHODS: dict[str, type[Method]] = {
     "psco": PsCo,
     "mae": MAE,
     "cactus": CACTUs,
+    "learnaug": LearnedAugmentation,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -84,4 +86,5 @@ __all__ = [
     "PsCo",
     "MAE",
     "CACTUs",
+    "LearnedAugmentation",
 ]
