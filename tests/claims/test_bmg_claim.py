@@ -71,8 +71,7 @@ def test_both_start_alike_and_time_only_grows() -> None:
     assert all(r.steps == (2, 4) and 0 < r.seconds[0] < r.seconds[1] for r in runs)
     # A rate of nearly nothing leaves the start; the statistics see the same pictures under each method.
     assert len({r.accuracy for r in runs}) == 1
-    chosen, rate = tuned(TINY, known["MAML"], SETS, ((0.2, 1e-3),))
-    assert chosen.inner_rate == 0.2 and rate == 1e-3
+    assert tuned(TINY, known["MAML"], SETS, [(0.2, 1e-3)]) == (0.2, 1e-3)
 
 
 def test_baselines_are_fractions_and_guessing_is_beaten_by_pixels() -> None:
