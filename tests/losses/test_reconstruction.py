@@ -1,6 +1,8 @@
 """The loss of masked pictures against loops over patches and pixels."""
 
 import math
+import warnings
+from collections.abc import Iterator
 from statistics import fmean, pvariance
 
 import pytest
@@ -66,3 +68,26 @@ def test_a_patch_of_one_colour_is_zeros_and_scale_is_taken_away() -> None:
 def test_nothing_hidden_is_refused() -> None:
     with pytest.raises(ValueError, match="no patch is hidden"):
         hidden_square_error(normal(1, 2, 3), normal(1, 2, 3), torch.zeros(1, 2, dtype=torch.bool))
+
+
+@pytest.fixture
+def torchvision_schemas() -> Iterator[None]:
+    """torchvision's wheel registers kernels for two operators that a CPU torch does not know."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield
+    library._destroy()
+
+
+@pytest.mark.oracle
+def test_targets_are_lightlys_but_for_the_divisor(torchvision_schemas: None) -> None:
+    """Numbers of a patch in another order, and a variance divided by E - 1 instead of E."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        utils = pytest.importorskip("lightly.models.utils")
+    x = normal(2, 3, 12, 12)
+    theirs = utils.patchify(x, 4).unflatten(-1, (16, 3)).mT.flatten(-2)
+    assert torch.equal(patches_of(x, 4), theirs)
+    scaled = standardised(patches_of(x, 4), eps=0.0) * math.sqrt(47 / 48)
+    torch.testing.assert_close(scaled, utils.normalize_mean_var(theirs, eps=0.0))

@@ -1,8 +1,11 @@
 """SimSiam against its formula, picture by picture, and what its target must not pass on."""
 
 import math
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from small_tasks import gradient, leaves_of, small
 from torch import Tensor
@@ -98,3 +101,25 @@ def test_every_statistic_moves_and_is_all_that_is_slow() -> None:
         not any(torch.equal(after[k], slow[k]) for k in slow)
         and not after["predictor.layers.1.running_var"].requires_grad
     )
+
+
+@pytest.fixture
+def torchvision_schemas() -> Iterator[None]:
+    """torchvision's wheel registers kernels for two operators that a CPU torch does not know."""
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield
+    library._destroy()
+
+
+@pytest.mark.oracle
+def test_the_loss_is_lightlys_at_another_scale(torchvision_schemas: None) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = pytest.importorskip("lightly.loss").NegativeCosineSimilarity()
+    net, params, slow, tasks = small(METHOD)
+    z, p = forward(net, params, torch.cat([tasks.support.x[0], tasks.query.x[0]]))
+    (p1, p2), (z1, z2) = p.chunk(2), z.detach().chunk(2)
+    expected = 2 + reference(p1, z2) + reference(p2, z1)
+    torch.testing.assert_close(METHOD.loss(net, params, slow, tasks)[0], expected.detach())
