@@ -8,6 +8,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.cactus import CACTUs
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
+from selftaught.methods.lasium import LASIUM
 from selftaught.methods.learnaug import LearnedAugmentation
 from selftaught.methods.mae import MAE
 from selftaught.methods.maml import MAML
@@ -55,6 +56,7 @@ METHODS: dict[str, type[Method]] = {
     "mae": MAE,
     "cactus": CACTUs,
     "learnaug": LearnedAugmentation,
+    "lasium": LASIUM,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -87,4 +89,5 @@ __all__ = [
     "MAE",
     "CACTUs",
     "LearnedAugmentation",
+    "LASIUM",
 ]
