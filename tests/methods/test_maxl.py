@@ -1,6 +1,7 @@
 """MAXL: its hypergradient against brute force and both of its forms against each other; what leaks where."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from selftaught.app.model import Model
+from selftaught.app.pretrain import pretrain
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import set_norm
 from selftaught.core.types import Params, Task
@@ -188,6 +191,22 @@ def test_labels_lie_in_the_primary_class() -> None:
     labels, _ = METHOD.generate(net, params, slow, tasks.support.x[0], y)
     inside = labels.unflatten(1, (6, 3)).sum(-1)
     assert torch.allclose(inside, F.one_hot(y, 6).double())
+
+
+def test_what_a_run_leaves_is_the_multi_task_networks_encoder(tmp_path: Path) -> None:
+    options = {"classes": 6, "subclasses": 2, "batch": 12}
+    made = pretrain(
+        pictures(), out=tmp_path / "run", method="maxl", options=options, size=16, channels=1, steps=2,
+        encoder_options={"width": 8}, views="glyph", quiet=True,
+    )  # fmt: skip
+    again = Model.load(tmp_path / "run")
+    found = again.encoder.state_dict()
+    assert all(torch.equal(found[k], made.weights[f"encoder.{k}"]) for k in found)
+    beside = {k: v for k, v in made.weights.items() if k.startswith("generator.encoder.")}
+    assert len(beside) == len(found) and not any(
+        torch.equal(found["blocks.0.conv.weight"], v) for v in beside.values()
+    )
+    assert again.embed(pictures()).shape == (36, again.width)
 
 
 def test_what_it_refuses() -> None:
