@@ -1,5 +1,6 @@
 """The CIFAR-10 benchmark's bookkeeping: what is trained on, what is scored, and that a table goes on."""
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -115,6 +116,21 @@ def test_differences_are_paired_and_the_table_shows_the_spread() -> None:
     text = as_table(runs)
     assert "| raw pixels | 30.0 ± 1.0 | 31.0 ± 1.0 | - | - | 1 |" in text
     assert any(re.match(r"\| simclr \| 60\.0 ± 24\.8 \| 40\.0 ± 0\.0 \| 5 \| 1 \| 3 \|", t) for t in text)
+
+
+def test_views_and_losses_stay_where_the_pictures_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's `meta` device, which like a GPU refuses tensors of another one, but computes nothing."""
+    real = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: torch.zeros(x.shape) if x.is_meta else real(x))
+    monkeypatch.setattr(cifar, "PHOTO", dataclasses.replace(cifar.PHOTO, blur=0.0))  # which pictures is data
+    for name in ("byol", "vicreg", "bmssl"):
+        run = Cifar(Path("-"), device="meta", width=8, batch=8)._started(name, noise(24), 2, 0)
+        task = run.method.source(run.pictures, cifar.PHOTO)(run.state.generator)
+        leaves = {k: v.requires_grad_() for k, v in run.state.params.items()}
+        loss, aux = run.method.loss(run.net, leaves, run.state.slow, task)
+        assert loss.is_meta and all(g.is_meta for g in torch.autograd.grad(loss, list(leaves.values())))
+        slow = run.method.refresh(run.net, run.state.slow, run.state.params, task, aux)
+        assert all(v.is_meta for k, v in slow.items() if k != "count")
 
 
 @pytest.mark.gpu
