@@ -1,6 +1,8 @@
 """The linear instance of the split's claim: its pieces against plain formulas, and its direction."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,15 +10,15 @@ from scipy.stats import norm
 
 from selftaught.app.cli import main
 from selftaught.claims import CLAIMS
-from selftaught.claims.outcome import Estimate, estimate
+from selftaught.claims.outcome import Estimate, estimate, from_json
 from selftaught.claims.split import (
     Instance,
+    around_a_centroid,
     draw,
     effective_rank,
     excess_risk,
     losing,
     ridge_weights,
-    show,
     subspace,
     train,
     verdict,
@@ -83,14 +85,26 @@ def test_verdict_can_go_both_ways() -> None:
 
 def test_the_losing_regime_is_what_was_found() -> None:
     low, high = ({"risk, 20 samples": Estimate(x, 0.1, 3)} for x in (0.2, 0.4))
-    assert losing(low, high, 200).startswith("Not found") and losing(high, low, 200).startswith("With many")
+    assert losing(low, high, 200).startswith("Many samples a task do not")
+    assert losing(high, low, 200).startswith("With many")
 
 
-def test_the_quick_claim_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    done = show(quick=True)
-    assert "split" in CLAIMS and len({tuple(r) for r in done.rows}) == 1
-    assert main(["claim", "split", "--quick"]) == 0
+def test_the_centroid_says_what_was_found() -> None:
+    low, high, wide = (
+        {"risk, 5 samples": e} for e in (Estimate(1, 0.1, 9), Estimate(2, 0.1, 9), Estimate(2, 1, 9))
+    )
+    assert "It loses" in around_a_centroid(high, low)
+    assert "does not clearly lose" in around_a_centroid(low, high)
+    assert "does not clearly lose" in around_a_centroid(wide, low)
+
+
+def test_the_quick_claim_is_whole(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    kept = tmp_path / "split.json"
+    assert main(["claim", "split", "--quick", "--json", str(kept)]) == 0
     text = capsys.readouterr().out
-    for word in ("paper:", "protocol:", "verdict:", "where it fails:", "tr-tr", "raw inputs"):
+    for word in ("paper:", "protocol:", "verdict:", "where it fails:", "tr-tr", "raw inputs", "centroid"):
         assert word in text
+    done = from_json(json.loads(kept.read_text(encoding="utf-8")))
+    assert "split" in CLAIMS and len({tuple(r) for r in done.rows}) == 1
+    assert [line.label for line in done.lines] == ["pictures, tr-val", "pictures, tr-tr"]
     assert main(["claim", "nothing"]) != 0
