@@ -1,12 +1,13 @@
 """Gates that open and close the units of a network, and the small network that sets them for a task.
 
-A unit is a feature map of a Conv4 block, or a feature of any other encoder. Its gate stands behind normalisation
-and ReLU. Before the normalisation a closed unit would say relu(beta) instead of nothing, and the gate of an open
-one would have no gradient, since normalisation takes its scale away again.
+A unit is a feature map of a Conv4 block, what a `GatedEncoder` calls so, or a feature of any other encoder. Its
+gate stands behind normalisation and ReLU. Before the normalisation a closed unit would say relu(beta) instead of
+nothing, and the gate of an open one would have no gradient, since normalisation takes its scale away again.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -37,8 +38,23 @@ class Layer:
         return weight.movedim(1, 0).reshape(self.units, -1).mean(1)
 
 
+@runtime_checkable
+class GatedEncoder(Protocol):
+    """An encoder that says which of its units have gates."""
+
+    def gated_layers(self) -> tuple[Layer, ...]:
+        """From below; names of weights begin with "encoder.", but for the features' own "head.weight"."""
+        ...
+
+    def gated(self, x: Tensor, gates: Float[Tensor, "B U"]) -> Float[Tensor, "B D"]:
+        """Features of pictures [B C H W] with every unit's output multiplied by its gate."""
+        ...
+
+
 def layers_of(encoder: nn.Module) -> tuple[Layer, ...]:
     """The layers that can be gated, from below: four blocks of Conv4; of other encoders their features."""
+    if isinstance(encoder, GatedEncoder):
+        return encoder.gated_layers()
     width = width_of(encoder)
     if not isinstance(encoder, Conv4):
         return (Layer(width, "head.weight"),)
@@ -75,7 +91,7 @@ def opened(scores: Float[Tensor, "*T U"], budget: float) -> Float[Tensor, "*T U"
 
 
 class Gates(nn.Module):
-    """Scores [T U] of all units from summaries [T D] of tasks: a linear map of what is unusual about a task.
+    """Scores [T U] of all units from summaries [T D] of tasks: linear in the direction of what is unusual.
 
     `centre` is the usual summary and `importance` how sensitive each unit has been; both are kept by the method.
     Without `per_task` every task has the scores of the usual one, which are the bias.
@@ -86,7 +102,6 @@ class Gates(nn.Module):
         self.scores = nn.Linear(features, units)
         with torch.no_grad():
             self.scores.bias.add_(1)  # open to begin with, as far as the budget allows
-            self.scores.weight.mul_(0.1)  # tasks begin with nearly the same units and part ways as they learn to
         self.per_task = per_task
         self.register_buffer("centre", torch.zeros(features))
         self.register_buffer("importance", torch.ones(units))
@@ -94,7 +109,8 @@ class Gates(nn.Module):
     def forward(self, summary: Float[Tensor, "T D"]) -> Float[Tensor, "T U"]:
         centre = self.get_buffer("centre")
         unusual = summary - centre if self.per_task else torch.zeros_like(summary)
-        return self.scores(F.layer_norm(unusual, unusual.shape[-1:]))
+        # Of length one: with longer rows Adam moves scores so fast that gates shut for good before weights learn.
+        return self.scores(F.normalize(unusual, dim=-1))
 
 
 def with_gates(encoder: nn.Module, per_task: bool) -> WithClassifier:
@@ -123,6 +139,8 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gates = self.get_buffer("open").expand(len(x), -1)
+        if isinstance(self.encoder, GatedEncoder):
+            return self.head(self.encoder.gated(x, gates))
         if not isinstance(self.encoder, Conv4):
             return self.head(self.encoder(x) * gates)
         for block, own in zip(self.encoder.blocks, by_layer(gates, self.layers), strict=True):
