@@ -105,7 +105,7 @@ class Cifar:
                 table.keep("seconds_per_step", name, value)
         for seed in self.seeds:
             if self.split == "report":
-                self._baselines(table, train_set, held_out, seed)
+                self._untrained(table, train_set, held_out, seed)
             for name in self.method:
                 if f"{name}|{seed}" in table.section("runs"):
                     continue
@@ -114,6 +114,8 @@ class Cifar:
                 row = self._one(name, train_set, held_out, steps, seed)
                 table.keep("runs", f"{name}|{seed}", {"name": name, "seed": seed, **row})
                 print(name, seed, row, flush=True)
+        if self.split == "report":
+            _pixels(table, train_set, held_out)
         print("\n".join(as_table(table.section("runs"))))
         print("\n".join(differences(table.section("runs"), "bmssl")))
 
@@ -165,19 +167,24 @@ class Cifar:
                 times[name].append(clock(self.device) - began)
         return {name: statistics.median(spent[2:]) for name, spent in times.items()}
 
-    def _baselines(self, table: "Table", train_set: Pictures, held_out: Pictures, seed: int) -> None:
+    def _untrained(self, table: "Table", train_set: Pictures, held_out: Pictures, seed: int) -> None:
+        if f"untrained encoder|{seed}" in table.section("runs"):
+            return
         n, both = len(train_set), torch.cat([train_set.x, held_out.x])
         channels, size = train_set.shape[:2]
-        if f"untrained encoder|{seed}" not in table.section("runs"):
-            got = untrained_features(
-                lambda: build_encoder("resnet18", channels, size, 1000 + seed, width=self.width),
-                train_set.x[:2048], both,
-            )  # fmt: skip
-            row = probed(got.features[:n], train_set, got.features[n:], held_out)
-            table.keep("runs", f"untrained encoder|{seed}", {"name": "untrained encoder", "seed": seed, **row})
-        if "raw pixels" not in table.section("runs"):
-            z = raw_pixels(both)
-            table.keep("runs", "raw pixels", {"name": "raw pixels", **probed(z[:n], train_set, z[n:], held_out)})
+        got = untrained_features(
+            lambda: build_encoder("resnet18", channels, size, 1000 + seed, width=self.width),
+            train_set.x[:2048], both,
+        )  # fmt: skip
+        row = probed(got.features[:n], train_set, got.features[n:], held_out)
+        table.keep("runs", f"untrained encoder|{seed}", {"name": "untrained encoder", "seed": seed, **row})
+
+
+def _pixels(table: "Table", train_set: Pictures, held_out: Pictures) -> None:
+    """Last, because 3,072 features take the linear probe long."""
+    if "raw pixels" not in table.section("runs"):
+        row = probed(raw_pixels(train_set.x), train_set, raw_pixels(held_out.x), held_out)
+        table.keep("runs", "raw pixels", {"name": "raw pixels", **row})
 
 
 @dataclass(frozen=True)
@@ -258,7 +265,8 @@ def protocol(asked: Cifar) -> dict[str, Any]:
         "data": asked.data.name,
         "command": shlex.join([a.replace(str(asked.data), asked.data.name) for a in argv]),
         "commit": provenance.commit(),
-        "machine": provenance.machine() | gpu,
+        # How busy it is differs from call to call.
+        "machine": {k: v for k, v in provenance.machine().items() if k != "busy"} | gpu,
     }
 
 
