@@ -12,7 +12,7 @@ from torch import nn
 from selftaught.artifacts.model import save_model
 from selftaught.core.errors import ConfigError, RunError, TooFewPicturesError
 from selftaught.core.functional import buffers_of, in_batches, params_of, prefixed
-from selftaught.methods.cactus import CACTUs, base_method, embedded
+from selftaught.methods.cactus import CACTUs, base_method, embedding
 from selftaught.methods.maml import MAML
 from selftaught.methods.protonet import ProtoNet
 from selftaught.methods.r2d2 import R2D2
@@ -52,7 +52,7 @@ def test_clusters_by_default_follow_the_number_of_pictures() -> None:
     source = CACTUs(ways=2, partitions=1, queries=1).source(pictures(), VIEWS)
     assert int(source.partitions.max()) + 1 == 9  # 36 pictures / (2 * 2)
     with pytest.raises(TooFewPicturesError, match="5 clusters of"):
-        CACTUs(partitions=1).source(pictures(), VIEWS)  # three clusters
+        CACTUs(partitions=1).source(pictures(), VIEWS)(torch.Generator())  # three clusters
 
 
 def test_labels_are_not_looked_at() -> None:
@@ -79,27 +79,27 @@ def saved(folder: Path, **changes: Any) -> nn.Module:
 
 
 def test_pixels_are_the_pictures_themselves() -> None:
-    assert torch.equal(embedded(pictures(), "pixels"), pictures().x.flatten(1).float() / 255)
+    assert torch.equal(embedding("pixels", pictures())(), pictures().x.flatten(1).float() / 255)
 
 
 def test_a_models_folder_gives_its_features(tmp_path: Path) -> None:
     encoder = saved(tmp_path / "model")
     expected = in_batches(encoder, params_of(encoder) | buffers_of(encoder), pictures().x)
-    assert torch.equal(embedded(pictures(), str(tmp_path / "model")), expected)
+    assert torch.equal(embedding(str(tmp_path / "model"), pictures())(), expected)
     other = cactus(embeddings=str(tmp_path)).source(pictures(), VIEWS)  # the run that holds it
     assert not torch.equal(other.partitions, cactus().source(pictures(), VIEWS).partitions)
 
 
 def test_folders_that_do_not_fit_are_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="Give the folder of a model"):
-        embedded(pictures(), str(tmp_path / "nowhere"))
+        embedding(str(tmp_path / "nowhere"), pictures())
     saved(tmp_path / "larger", size=32)
     with pytest.raises(ConfigError, match="use the same size and channels"):
-        embedded(pictures(), str(tmp_path / "larger"))
+        cactus(embeddings=str(tmp_path / "larger")).source(pictures(), VIEWS)
     encoder = build_encoder("conv4", 1, 16, 3, width=8)
     save_model(tmp_path / "bare", prefixed("encoder", params_of(encoder)), {"size": 16}, "card")
     with pytest.raises(RunError, match="give the folder of another model"):
-        embedded(pictures(), str(tmp_path / "bare"))
+        embedding(str(tmp_path / "bare"), pictures())
 
 
 def test_an_unknown_base_learner_is_refused() -> None:

@@ -83,7 +83,7 @@ def test_what_cannot_be_clustered_is_refused() -> None:
 
 def source(partitions: Tensor, **changes: int) -> ClusterTasks:
     sizes = {"ways": 3, "shots": 2, "queries": 3, "tasks": 4} | changes
-    return ClusterTasks(numbered(partitions.shape[1]), partitions, **sizes)
+    return ClusterTasks(numbered(partitions.shape[1]), lambda: partitions, **sizes)
 
 
 def test_shapes_labels_and_order() -> None:
@@ -148,4 +148,16 @@ def test_the_generator_is_all_the_chance_there_is() -> None:
 def test_too_few_large_clusters_are_refused_in_words() -> None:
     y = blobs(groups=2)[1]
     with pytest.raises(TooFewPicturesError, match=r"3 clusters of 2 shots \+ 3 queries; ask for fewer clusters"):
-        source(y[None])
+        source(y[None])(torch.Generator().manual_seed(0))
+    with pytest.raises(TooFewPicturesError, match="no partition of 16 pictures has 4 clusters"):
+        source(y[None], ways=4)
+
+
+def test_a_source_that_is_not_drawn_from_clusters_nothing() -> None:
+    asked = []
+    y = blobs()[1][None]
+    made = ClusterTasks(numbered(40), lambda: asked.append(1) or y, ways=3)  # type: ignore[func-returns-value]
+    assert not asked
+    for seed in range(3):
+        made(torch.Generator().manual_seed(seed))
+    assert asked == [1]

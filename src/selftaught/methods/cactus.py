@@ -15,6 +15,7 @@ folder of a model trained before, by any method here; "pixels", the pictures the
 Written from notes on the paper and its recipes; its full text was not at hand.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,11 +60,15 @@ class CACTUs:
     queries: int = 5
 
     def source(self, pictures: Pictures, views: Views) -> ClusterTasks:
-        """Episodes of clusters, made here and now; the views are not used."""
-        x = principal(embedded(pictures, self.embeddings), self.components, self.partition_seed)
-        clusters = self.clusters or max(2, min(500, len(x) // (2 * (self.shots + self.queries))))
-        found = partitions_of(x, clusters, self.partitions, self.partition_seed)
-        return ClusterTasks(pictures, found, self.ways, self.shots, self.queries, self.tasks)
+        """Episodes of clusters, made before the first step; the views are not used."""
+        embed, need = embedding(self.embeddings, pictures), self.shots + self.queries
+        clusters = self.clusters or max(2, min(500, len(pictures) // (2 * need)))
+
+        def cluster() -> Tensor:
+            x = principal(embed(), self.components, self.partition_seed)
+            return partitions_of(x, clusters, self.partitions, self.partition_seed)
+
+        return ClusterTasks(pictures, cluster, self.ways, self.shots, self.queries, self.tasks)
 
     def network(self, encoder: nn.Module) -> nn.Module:
         """The base learner's."""
@@ -82,7 +87,7 @@ class CACTUs:
         return self._base().refresh(net, slow, params, tasks, aux)
 
     def learner(self, net: nn.Module) -> Learner:
-        """The base learner's."""
+        """That of `base`: prototype, gradient or ridge."""
         return self._base().learner(net)
 
     def _base(self) -> Method:
@@ -103,24 +108,22 @@ def base_method(base: Base, inner_steps: int, inner_rate: float, test_steps: int
     return MAML(inner_steps, inner_rate, test_steps, moving="head" if base == "anil" else "all")
 
 
-def embedded(pictures: Pictures, embeddings: str) -> Tensor:
-    """[B D] float32: the pixels, or the features of the model in a folder, with the statistics of its training.
+def embedding(name: str, pictures: Pictures) -> Callable[[], Tensor]:
+    """What gives [B D] float32: "pixels", or a folder's model with the statistics of its training.
 
     Raises RunError for a folder without a model, ConfigError for one that takes pictures of another shape.
     """
-    if embeddings == "pixels":
-        return to_float(pictures.x).flatten(1)
-    weights, config = load_model(embeddings)
+    if name == "pixels":
+        return lambda: to_float(pictures.x).flatten(1)
+    weights, config = load_model(name)
     try:
-        name, channels, size = config["encoder"], config["channels"], config["size"]
+        kind, channels, size = config["encoder"], config["channels"], config["size"]
     except KeyError as error:
-        raise RunError(
-            f"{embeddings}: its configuration names no {error}; give the folder of another model"
-        ) from error
+        raise RunError(f"{name}: its configuration names no {error}; give the folder of another model") from error
     if pictures.shape != (channels, size, size):
         raise ConfigError(
-            f"{embeddings} embeds pictures {[channels, size, size]}, these are {list(pictures.shape)}: use the "
-            "same size and channels"
+            f"{name} embeds pictures {[channels, size, size]}, these are {list(pictures.shape)}: use the same "
+            "size and channels"
         )
-    encoder = build_encoder(name, channels, size, 0, **config.get("options", {}))
-    return in_batches(encoder, part(weights, "encoder"), pictures.x)
+    encoder = build_encoder(kind, channels, size, 0, **config.get("options", {}))
+    return lambda: in_batches(encoder, part(weights, "encoder"), pictures.x)

@@ -76,7 +76,7 @@ class LASIUM:
         return self._base().refresh(net, slow, params, tasks, aux)
 
     def learner(self, net: nn.Module) -> Learner:
-        """The base learner's."""
+        """That of `base`: prototype, gradient or ridge."""
         return self._base().learner(net)
 
     def _base(self) -> Method:

@@ -4,6 +4,7 @@ CACTUs: Hsu, Levine, Finn, "Unsupervised Learning via Meta-Learning", ICLR 2019,
 scikit-learn's k-means.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -70,25 +71,28 @@ def _one_thread() -> AbstractContextManager[Any]:
 class ClusterTasks:
     """Meta-batches of tasks whose classes are clusters. Pure in the generator.
 
-    Each of `tasks` tasks draws one of `partitions` [P B], then `ways` of its clusters that hold `shots` +
+    `cluster` gives partitions [P B] and is asked at the first draw, so that a source which is only looked at costs
+    nothing. Each of `tasks` tasks draws one of them, then `ways` of its clusters that hold `shots` +
     `queries` pictures or more, in an order of its own, then different pictures. `support.x` [T N*K C H W] and
     `query.x` [T N*Q C H W] float in 0..1, `index` [T N*(K+Q)] the pictures' positions, support first. Partitions
-    with too few such clusters are left out; raises TooFewPicturesError where none is left.
+    with too few such clusters are left out; raises TooFewPicturesError where none is left, or none can be.
     """
 
     pictures: Pictures
-    partitions: Int64[Tensor, "P B"]
+    cluster: Callable[[], Tensor]
     ways: int = 5
     shots: int = 1
     queries: int = 5
     tasks: int = 8
 
     def __post_init__(self) -> None:
-        if not self._usable:
-            raise TooFewPicturesError(
-                f"no partition of {len(self.pictures)} pictures has {self.ways} clusters of {self.shots} shots + "
-                f"{self.queries} queries; ask for fewer clusters, ways or queries, or add pictures"
-            )
+        if len(self.pictures) < self.ways * (self.shots + self.queries):
+            raise self._too_few()
+
+    @cached_property
+    def partitions(self) -> Int64[Tensor, "P B"]:
+        """The cluster of every picture in each partition."""
+        return self.cluster()
 
     @cached_property
     def _usable(self) -> list[tuple[Tensor, Tensor]]:
@@ -99,7 +103,15 @@ class ClusterTasks:
             if int(large.sum()) >= self.ways:
                 kept = large[y].nonzero()[:, 0]
                 found.append((kept, y[kept]))
+        if not found:
+            raise self._too_few()
         return found
+
+    def _too_few(self) -> TooFewPicturesError:
+        return TooFewPicturesError(
+            f"no partition of {len(self.pictures)} pictures has {self.ways} clusters of {self.shots} shots + "
+            f"{self.queries} queries; ask for fewer clusters, ways or queries, or add pictures"
+        )
 
     def __call__(self, generator: torch.Generator) -> Task:
         drawn = [self._one(generator) for _ in range(self.tasks)]
