@@ -11,6 +11,7 @@ from benchmarks.episodes import Episodes
 from benchmarks.implicit import Implicit
 from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
+from benchmarks.omniglot_best import OmniglotBest
 from benchmarks.pages import Pages
 from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "implicit": Implicit,
     "meta_step": MetaStep,
     "omniglot": Omniglot,
+    "omniglot_best": OmniglotBest,
     "pages": Pages,
     "peers": Peers,
     "pipeline": Pipeline,
