@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 
-from selftaught.claims import bmg, bmssl, maxl, split
+from selftaught.claims import bmg, bmssl, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "bmssl": bmssl.show,
     "split": split.show,
     "bmg": bmg.show,
+    "review": review.show,
+    "neuronml": neuronml.show,
     "maxl": maxl.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
