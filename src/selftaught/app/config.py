@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from selftaught.core.errors import ConfigError, RunError
-from selftaught.core.types import Method
+from selftaught.core.types import Method, TaskSource
+from selftaught.data.pictures import Pictures
 from selftaught.data.views import RECIPES, Views
 from selftaught.methods import METHODS
 from selftaught.nets import build_encoder
+from selftaught.tasks.split import Split, SplitTasks
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Config:
     """Everything that decides the numbers of a run, and the command that started it.
 
     `views` is the recipe itself, `views_name` what it was called. `options` are constructor options of the
-    encoder. `data` describes the pictures: where they came from, how many, their fingerprint.
+    encoder. `data` describes the pictures: where they came from, how many, their fingerprint. `split` says whether
+    both loops see all of a task (`SplitTasks`).
     """
 
     method: str
@@ -40,6 +43,7 @@ class Config:
     data: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     init_from: str | None = None
+    split: Split = "tr-val"
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is its inverse."""
@@ -69,6 +73,11 @@ class Config:
             return Views(**fields)
         except TypeError as error:
             raise ConfigError(f"views: {error}") from error
+
+    def build_source(self, pictures: Pictures) -> TaskSource:
+        """The method's tasks under the split; raises what the method's source raises, and ConfigError."""
+        tasks = self.build_method().source(pictures, self.build_views())
+        return tasks if self.split == "tr-val" else SplitTasks(tasks, self.split)
 
     def build_network(self) -> nn.Module:
         """A freshly initialised network: encoder and the method's heads, from the run's seed."""

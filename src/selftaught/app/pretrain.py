@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -18,17 +19,23 @@ from selftaught.app.progress import bar
 from selftaught.app.sources import as_pictures, fingerprint
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, RunError, SelftaughtError, TooFewPicturesError
+from selftaught.core.functional import in_batches, part
 from selftaught.core.train import start, train
 from selftaught.core.types import Method, State, merged
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views, choose_recipe
+from selftaught.evaluate.geometry import effective_rank
 from selftaught.methods import METHODS
 from selftaught.optimizers.gradient import Gradient
+from selftaught.tasks.split import Split
 
 _log = logging.getLogger("selftaught")
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10
+RANK_EVERY = 100
+RANK_PICTURES = 256
+"""Effective rank is logged every so many steps and at the last one, of so many pictures' features."""
 
 
 class InterruptedRun(SelftaughtError):
@@ -52,6 +59,7 @@ def pretrain(
     rate: float = 1e-3,
     warmup: int = 0,
     weight_decay: float = 0.0,
+    split: Split = "tr-val",
     seed: int = 0,
     init_from: str | Path | None = None,
     resume: bool = False,
@@ -62,6 +70,7 @@ def pretrain(
 
     `data` is a folder (flat or nested), files, arrays or a `Pictures` set; `method` a name of `METHODS` with
     `options`, or a method object. `views` is a recipe (name or object); "auto" chooses and logs one.
+    `split` "tr-tr" lets both loops of a meta-learner see all of a task (`tasks.split`).
     `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
     Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
@@ -78,12 +87,12 @@ def pretrain(
         steps=steps, rate=rate, warmup=warmup, weight_decay=weight_decay, seed=seed,
         data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
               "fingerprint": fingerprint(pictures)},
-        command=command, init_from=None if init_from is None else str(init_from),
+        command=command, init_from=None if init_from is None else str(init_from), split=split,
     )  # fmt: skip
     net = config.build_network()
     if init_from is not None:
         _take_weights(net, Model.load(init_from), init_from)
-    config.build_method().source(pictures, view_recipe)  # complains before a folder is made
+    config.build_source(pictures)  # complains before a folder is made
     run = Run.create(out, config.as_json())
     state = start(config.build_method(), net, _optimizer(config), config.seed)
     return _train(run, config, net, pictures, state, quiet)
@@ -112,7 +121,7 @@ def _resume(data: Any, out: Path, quiet: bool) -> Model:
 
 def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool) -> Model:
     method = config.build_method()
-    source = method.source(pictures, config.build_views())
+    source = config.build_source(pictures)
     began = time.monotonic()
     with run.lock(), run.logging(), _stop_on_signal() as stopped, bar(
         f"{config.method}", config.steps, state.step, quiet
@@ -122,6 +131,8 @@ def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: 
         try:
             for state, metrics in train(method, net, source, _optimizer(config), state, config.steps):  # noqa: B020
                 if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                    if state.step % RANK_EVERY == 0 or state.step == config.steps:
+                        metrics = metrics | {"effective_rank": _rank(net, state, pictures)}
                     run.log(state.step, metrics | {"seconds": time.monotonic() - began})
                 tick(state.step, f"loss {metrics['loss']:.3f}")
                 if stopped:
@@ -142,6 +153,14 @@ def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: 
         run.finish({"steps": state.step, "seconds": time.monotonic() - began})
         _log.info("finished %d steps", state.step)
     return model
+
+
+def _rank(net: nn.Module, state: State, pictures: Pictures) -> float:
+    """Effective rank of the encoder's features as it would be used now; NaN where they are not finite."""
+    weights = part(merged(state.params, state.slow), "encoder")
+    some = pictures.x[:: max(1, len(pictures) // RANK_PICTURES)][:RANK_PICTURES]
+    z = in_batches(net.get_submodule("encoder"), weights, some)
+    return effective_rank(z) if bool(z.isfinite().all()) else math.nan
 
 
 @contextmanager

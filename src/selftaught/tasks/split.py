@@ -43,7 +43,7 @@ def united(task: Task) -> Task:
     """Support and query are both the union: `x` [(T) S+Q C H W], `y` [(T) S+Q], support rows first.
 
     Rows stay ordered by shot, then class: the query's shots count on from the support's. `index` stays as it is,
-    since the task shows the same pictures. Raises ConfigError where one side alone has labels.
+    since the task shows the same pictures. Raises ConfigError where one side alone has labels, or soft ones.
     """
     rows = Examples(_joined(task.support.x, task.query.x, _PICTURE_AXES), _labels(task))
     return Task(rows, rows, task.ways, task.index)
@@ -60,4 +60,6 @@ def _labels(task: Task) -> Tensor | None:
         return None
     if support is None or query is None:
         raise ConfigError("a task to unite has labels on one side only; give both sides labels or neither")
+    if support.ndim != query.ndim:
+        raise ConfigError("mixed queries (soft labels) cannot be united with a support; use split='tr-val'")
     return _joined(support, query, 0)
