@@ -205,4 +205,5 @@ def test_option_count_stays_small() -> None:
     assert len(named) <= 34, sorted(named)
     assert set(COMMANDS) == {
         "pretrain", "adapt", "predict", "embed", "evaluate", "report", "methods", "doctor", "demo", "claim",
+        "compare",
     }  # fmt: skip

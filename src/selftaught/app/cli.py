@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from selftaught.app.claiming import claim
 from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_skipped
+from selftaught.app.comparing import compare
 from selftaught.app.evaluation import EvaluationHead, as_json
 from selftaught.app.listing import methods
 from selftaught.app.pretrain import pretrain as run_pretrain
@@ -283,6 +284,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "predict": predict,
     "embed": embed,
     "evaluate": evaluate,
+    "compare": compare,
     "report": report,
     "methods": methods,
     "doctor": doctor,

@@ -7,19 +7,15 @@ so a new method is listed by its line in `METHODS`.
 import dataclasses
 import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from selftaught.core.errors import ConfigError, SelftaughtError
+from selftaught.core.errors import ConfigError
 from selftaught.core.types import Method
-from selftaught.data.pictures import Pictures
-from selftaught.data.views import GLYPH
 from selftaught.methods import METHODS
 
 WIDE = 400
@@ -73,10 +69,11 @@ def options_of(kind: type[Method]) -> list[str]:
 def learns_from(kind: type[Method]) -> LearnsFrom:
     """ "pictures" where `source` takes pictures without labels, "labels" where it refuses them, and "both" where
     an option decides."""
-    usual = _accepts(kind())
-    for changed in _other_choices(kind):
-        if _accepts(changed) != usual:
-            return "both"
+    from selftaught.claims.review import accepts, choices
+
+    usual, *others = [accepts(one) for one in choices(kind)]
+    if any(other != usual for other in others):
+        return "both"
     return "pictures" if usual else "labels"
 
 
@@ -100,26 +97,3 @@ def base_learner(kind: type[Method]) -> str:
 def _short(text: str | None) -> str:
     """Up to the first stop, colon or semicolon: what follows are details and errors."""
     return re.split(r"[.:;](?:\s|$)", " ".join((text or "").split()))[0]
-
-
-def _accepts(method: Method) -> bool:
-    """Whether tasks can be made of pictures without labels."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (64, 1, 16, 16), generator=generator, dtype=torch.uint8)
-    try:
-        method.source(Pictures(x, tuple(map(str, range(len(x))))), GLYPH)
-    except SelftaughtError:
-        return False
-    return True
-
-
-def _other_choices(kind: type[Method]) -> Iterator[Method]:
-    """The method with one named choice changed at a time."""
-    for name, hint in get_type_hints(kind).items():
-        if get_origin(hint) is not Literal:
-            continue
-        for value in get_args(hint):
-            try:
-                yield cast(Any, kind)(**{name: value})
-            except SelftaughtError:
-                continue  # a choice that goes only with another
