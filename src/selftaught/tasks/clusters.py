@@ -4,11 +4,11 @@ CACTUs: Hsu, Levine, Finn, "Unsupervised Learning via Meta-Learning", ICLR 2019,
 scikit-learn's k-means.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +25,11 @@ from selftaught.tasks.views import labels
 
 def principal(x: Float[Tensor, "B D"], components: int, seed: int) -> Float[Tensor, "B E"]:
     """The first principal components of the rows, as many as there are and at most `components`; float32."""
-    # Here, because loading scikit-learn takes as long as loading torch and no other training has a use for it.
-    from sklearn.decomposition import PCA
-
     size = min(components, *x.shape)
-    with _one_thread():
+    with _aside():
+        # Here, because loading scikit-learn takes as long as loading torch and no other training has a use for it.
+        from sklearn.decomposition import PCA
+
         found = PCA(size, svd_solver="randomized", random_state=seed).fit_transform(x.numpy())
     return torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32))
 
@@ -44,8 +44,6 @@ def partitions_of(
     arguments give the same bits, whatever the number of threads. Raises ConfigError for fewer than two clusters or
     no partition, TooFewPicturesError for fewer rows than clusters.
     """
-    from sklearn.cluster import KMeans
-
     if clusters < 2 or partitions < 1:
         raise ConfigError(f"clusters={clusters}, partitions={partitions}: use at least 2 and 1")
     if len(embeddings) < clusters:
@@ -55,16 +53,25 @@ def partitions_of(
     chance, found = np.random.default_rng(seed), []
     for p in range(partitions):
         scale = chance.random(embeddings.shape[1]) if partitions > 1 else 1.0
-        with _one_thread():
+        with _aside():
+            from sklearn.cluster import KMeans
+
             found.append(KMeans(clusters, n_init=1, random_state=seed + p).fit_predict(embeddings.numpy() * scale))
     return torch.from_numpy(np.stack(found)).long()
 
 
-def _one_thread() -> AbstractContextManager[Any]:
-    """More threads would add up rows in an order of chance. A library that scikit-learn itself needs."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+@contextmanager
+def _aside() -> Iterator[None]:
+    """One thread, since more would add up rows in an order of chance, and Python's generator as it was, from which
+    the first import of scikit-learn draws."""
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn needs it itself
 
-    return threadpool_limits(1)
+    state = random.getstate()
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        random.setstate(state)
 
 
 @dataclass(frozen=True)
