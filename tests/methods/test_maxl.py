@@ -22,7 +22,7 @@ from selftaught.methods.maxl import MAXL
 
 Form = Literal["second-order", "finite-difference"]
 
-METHOD = MAXL(classes=6, subclasses=3, inner_rate=0.3, batch=12, held_out=0.5)
+METHOD = MAXL(classes=6, subclasses=3, inner_rate=0.3, batch=12, data="held-out", held_out=0.5)
 FORMS: tuple[Form, ...] = ("second-order", "finite-difference")
 
 

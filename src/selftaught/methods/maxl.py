@@ -51,7 +51,7 @@ class MAXL:
     entropy: float = 0.2
     focal: float = 2.0
     hypergradient: Literal["second-order", "finite-difference"] = "second-order"
-    data: Literal["held-out", "same"] = "held-out"
+    data: Literal["held-out", "same"] = "same"
     held_out: float = 0.1
     batch: int = 100
 
