@@ -84,7 +84,7 @@ class MaskedAutoencoder(nn.Module):
         seen = (~hidden).nonzero()[:, 1].view(len(x), -1)  # [B P'], as many in every picture
         patches = rearrange(x, "b c (r p) (s q) -> b (r s) (c p q)", p=self.patch, q=self.patch)
         rows, columns = (side // self.patch for side in x.shape[-2:])
-        tokens = vit.embed(_rows(patches, seen)) + vit._place(rows, columns, x)[seen]
+        tokens = vit.embed(_rows(patches, seen)) + vit.place(rows, columns, x)[seen]
         if vit.cls is not None:
             tokens = torch.cat([vit.cls.expand(len(tokens), 1, -1), tokens], 1)
         tokens = self.decoder.embed(vit.final(vit.blocks(tokens)))

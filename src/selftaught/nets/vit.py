@@ -114,7 +114,7 @@ class ViT(nn.Module):
             if extra is not None:
                 nn.init.trunc_normal_(extra, std=0.02)
 
-    def _place(self, rows: int, columns: int, like: Tensor) -> Tensor:
+    def place(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """Positions [N D] of a grid of patches."""
         if self.positions is None:
             return sincos_positions(rows, columns, self.width, like)
@@ -132,7 +132,7 @@ class ViT(nn.Module):
                 f"resize them, or build the network with a patch that divides both"
             )
         patches = rearrange(x, "b c (r p) (s q) -> b (r s) (c p q)", p=self.patch, q=self.patch)
-        tokens = self.embed(patches) + self._place(height // self.patch, width // self.patch, x)
+        tokens = self.embed(patches) + self.place(height // self.patch, width // self.patch, x)
         if self.cls is not None:
             tokens = torch.cat([self.cls.expand(len(tokens), 1, -1), tokens], dim=1)
         return self.blocks(tokens)
