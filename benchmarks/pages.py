@@ -12,6 +12,7 @@ from typing import Any, final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks import result_tables as tables
 from benchmarks.measure import ROOT
 from selftaught.app.drawings import heat_map, line_panels
 from selftaught.artifacts.files import read_json, write_text
@@ -47,7 +48,13 @@ def pages() -> dict[Path, str]:
     out: dict[Path, str] = {}
     for file in sorted(RESULTS.glob("claim_*.json")):
         out |= claim_files(read_json(file))
-    return out
+    return out | {DOCS / "results.md": results()}
+
+
+def results() -> str:
+    """The page of all measured tables."""
+    known = {k: v for k, v in vars(tables).items() if callable(v) and not k.startswith("_")}
+    return tidy(environment().get_template("results.md.jinja").render(known))
 
 
 def claim_files(stored: Mapping[str, Any]) -> dict[Path, str]:

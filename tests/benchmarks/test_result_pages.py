@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from benchmarks.measure import ROOT
+from benchmarks.omniglot import summary
 
 from benchmarks import pages
+from benchmarks import result_tables as tables
 from selftaught.app.claiming import record
 from selftaught.artifacts.files import read_json
 from selftaught.claims.outcome import Line, Outcome, estimate
@@ -97,3 +99,30 @@ def test_paragraphs_are_broken_and_links_made() -> None:
     )
     assert max(map(len, pages.fill("word " * 100).splitlines())) <= pages.COLUMNS
     assert pages.tidy("\n\na\n\n\n\nb\n\n") == "a\n\nb\n"
+
+
+def test_the_readme_quotes_the_stored_figures() -> None:
+    """Its tables are written by hand from those of the results page; what stands there must stand here."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in tables.demonstration().splitlines():
+        assert line in readme, line
+    runs = tables.stored("omniglot_views")["runs"].values()
+    for size, shown in ((20, "20"), (100, "100"), (500, "500"), (2720, "2720"), (0, "all (16,260)")):
+        cells = []
+        for name in ("bmssl", "simclr", "protoclr", "umtra"):
+            mine = [r for r in runs if r["name"] == name and r["size"] == size]
+            found = [summary([r[task][0] for r in mine]) for task in ("5w1s", "20w1s")]
+            cells.append(" / ".join(f"{mean:.1f} ± {half:.1f}" for mean, half in found))
+        assert tables.row([shown, *cells]) in readme
+
+
+def test_tables_say_what_the_files_say() -> None:
+    kept = tables.stored("omniglot_time")["seconds_per_step"]
+    assert float(tables.cost_ratio("omniglot_time", "bmssl", "simclr")) == pytest.approx(
+        kept["bmssl"] / kept["simclr"], abs=0.005
+    )
+    assert (
+        tables.lead("omniglot_views", "simclr", "bmssl")
+        == f"{-float(tables.lead('omniglot_views', 'bmssl', 'simclr')):.1f}"
+    )
+    assert "0.53 [0.50, 0.68]" in tables.libraries() and tables.grid(["a"], [["b"]]) == "| a |\n|---|\n| b |"
