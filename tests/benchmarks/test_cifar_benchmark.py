@@ -13,6 +13,7 @@ from benchmarks.cifar import MAKERS, Cifar, Table, as_table, differences, protoc
 from benchmarks import cifar
 from selftaught.core.errors import ConfigError
 from selftaught.data.pictures import Pictures
+from selftaught.data.views import PHOTO
 
 
 def noise(count: int, size: int = 32) -> Pictures:
@@ -50,7 +51,7 @@ def test_tuning_reads_no_test_picture_and_scores_on_none_that_a_report_trains_on
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_every_method_sees_two_views_of_a_batch(name: str) -> None:
-    task = MAKERS[name](8).source(noise(20, 8), cifar.PHOTO)(torch.Generator().manual_seed(0))
+    task = MAKERS[name](8).source(noise(20, 8), PHOTO)(torch.Generator().manual_seed(0))
     assert sum(x.shape[0] * x.shape[1] for x in (task.support.x, task.query.x)) == 16
 
 
@@ -122,10 +123,10 @@ def test_views_and_losses_stay_where_the_pictures_are(monkeypatch: pytest.Monkey
     """On torch's `meta` device, which like a GPU refuses tensors of another one, but computes nothing."""
     real = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda x: torch.zeros(x.shape) if x.is_meta else real(x))
-    monkeypatch.setattr(cifar, "PHOTO", dataclasses.replace(cifar.PHOTO, blur=0.0))  # which pictures is data
+    views = dataclasses.replace(PHOTO, blur=0.0)  # which pictures are blurred is data, and there is none
     for name in ("byol", "vicreg", "bmssl"):
         run = Cifar(Path("-"), device="meta", width=8, batch=8)._started(name, noise(24), 2, 0)
-        task = run.method.source(run.pictures, cifar.PHOTO)(run.state.generator)
+        task = run.method.source(run.pictures, views)(run.state.generator)
         leaves = {k: v.requires_grad_() for k, v in run.state.params.items()}
         loss, aux = run.method.loss(run.net, leaves, run.state.slow, task)
         assert loss.is_meta and all(g.is_meta for g in torch.autograd.grad(loss, list(leaves.values())))
@@ -138,7 +139,7 @@ def test_views_and_losses_stay_where_the_pictures_are(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", MAKERS)
 def test_pictures_views_and_network_are_on_the_gpu(name: str) -> None:
     run = Cifar(Path("-"), device="cuda", bf16=True, width=16, batch=8)._started(name, noise(24), 2, 0)
-    task = run.method.source(run.pictures, cifar.PHOTO)(run.state.generator)
+    task = run.method.source(run.pictures, PHOTO)(run.state.generator)
     assert task.support.x.is_cuda and all(v.is_cuda for v in run.state.params.values())
     _, weights = run.trained(2)
     assert all(v.is_cuda and v.isfinite().all() for v in weights.values() if v.is_floating_point())

@@ -14,9 +14,10 @@ from selftaught.app.cli import main
 from selftaught.claims import CLAIMS, bmssl
 from selftaught.claims.bmssl import LEAD, METHODS, Arm, Sizes, leads, losing, measured, steps_for, verdict
 from selftaught.claims.outcome import Estimate
+from selftaught.core.types import Method
 from selftaught.data.emoji import read_emoji
 from selftaught.data.pictures import Pictures
-from selftaught.data.views import FLAT
+from selftaught.data.views import FLAT, Views
 
 SMALL = Sizes(emoji=40, views=64, width=8, episodes=10, seeds=(0, 1))
 
@@ -74,7 +75,9 @@ def test_leads_are_paired_by_seed_and_pixels_know_no_seed() -> None:
 def test_a_run_of_as_many_steps_is_not_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, int]] = []
 
-    def count(method, rate, pictures, recipe, steps, seed, width):
+    def count(
+        method: Method, rate: float, pictures: Pictures, recipe: Views, steps: int, seed: int, width: int
+    ) -> bmssl.Embed:
         made.append((steps, seed))
         return lambda x: x.flatten(1).float()
 
