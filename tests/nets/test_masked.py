@@ -90,7 +90,7 @@ def test_a_vit_on_the_seen_patches_is_a_vit_on_a_shorter_sequence(options: dict[
     vit, decoder = net.encoder, net.decoder
     x = noise(3, 2, 16, 16)
     hidden = hidden_patches(x[:, 1:], 4, 0.75)
-    places = vit._place(4, 4, x)
+    places = vit.place(4, 4, x)
     found = net(x)
     own_places = sincos_positions(4, 4, decoder.width, x)
     for b in range(3):

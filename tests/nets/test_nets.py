@@ -184,7 +184,7 @@ def test_positions_tell_patches_apart() -> None:
 def test_learned_positions_are_resampled() -> None:
     net = build("vit-cls", 1, 32)
     net.positions.data[:] = 1.5
-    torch.testing.assert_close(net._place(4, 12, torch.zeros(())), torch.full((48, 16), 1.5))
+    torch.testing.assert_close(net.place(4, 12, torch.zeros(())), torch.full((48, 16), 1.5))
 
 
 def test_one_block_vit() -> None:
