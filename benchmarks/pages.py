@@ -13,6 +13,7 @@ from typing import Any, final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks import result_tables as tables
+from benchmarks import which_method
 from benchmarks.measure import ROOT
 from selftaught.app.drawings import heat_map, line_panels
 from selftaught.artifacts.files import read_json, write_text
@@ -48,7 +49,13 @@ def pages() -> dict[Path, str]:
     out: dict[Path, str] = {}
     for file in sorted(RESULTS.glob("claim_*.json")):
         out |= claim_files(read_json(file))
-    return out | {DOCS / "results.md": results()}
+    return out | {DOCS / "results.md": results(), DOCS / "which-method.md": which()}
+
+
+def which() -> str:
+    """The page that helps to choose."""
+    page = environment().get_template("which-method.md.jinja")
+    return tidy(page.render(table=which_method.table, winners=which_method.winners, measured=which_method.costs()))
 
 
 def results() -> str:
