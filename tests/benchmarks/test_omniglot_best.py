@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.omniglot import views_per_step
-from benchmarks.omniglot_best import METHODS, OmniglotBest, as_table, right, with_neighbours
+from benchmarks.omniglot_best import COLUMNS, METHODS, OmniglotBest, as_table, right, whitening, with_neighbours
 
 from benchmarks import omniglot_best
 from selftaught.artifacts.files import read_json
@@ -58,8 +58,22 @@ def test_a_stopped_table_goes_on_and_keeps_every_column(
     assert read_json(asked.out) == kept
     row = kept["runs"]["bmssl|0|0"]
     assert row["steps"] == 4 and len(row["neighbours"]) == 2 and row["machine"]["torch"] == torch.__version__
-    assert set(row["turned"]) == set(row["views"]) == {"5w1s", "5w5s", "20w1s", "20w5s"}
+    assert all(set(row[column]) == {"5w1s", "5w5s", "20w1s", "20w5s"} for column in COLUMNS)
     assert "a/b.zip" not in str(kept["protocol"])
     printed = capsys.readouterr().out
-    assert all(f"| all | {name} | views at test |" in printed for name in small)
-    assert as_table(kept["runs"], kept["baselines"])[-1].startswith("| none | untrained encoder | rotations")
+    assert all(f"| all | {name} | projector, whitened |" in printed for name in small)
+    assert as_table(kept["runs"], kept["baselines"])[-1].startswith(
+        "| none | untrained encoder | encoder; rotations"
+    )
+
+
+def test_whitening_makes_variances_equal_and_shrinking_goes_half_way() -> None:
+    z = torch.randn(500, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) @ torch.diag(
+        torch.tensor([3.0, 1.0, 0.5, 0.1], dtype=torch.float64)
+    )
+    white = whitening(z, 0.0)(z)
+    torch.testing.assert_close(torch.cov(white.mT), torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(white.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-12, rtol=0)
+    variances, mean = torch.linalg.eigvalsh(torch.cov(z.mT)), torch.cov(z.mT).diagonal().mean()
+    got = torch.cov(whitening(z, 2.0)(z).mT).diagonal()
+    torch.testing.assert_close(got, variances / (variances + 2 * mean))
