@@ -378,3 +378,14 @@ def test_the_learner_takes_the_pulled_steps(norm: Any, moving: Literal["all", "h
     assert not any(v.requires_grad for v in near.values())
     without = pulled.adapt(weights, Examples(support.x), 3)
     assert all(torch.equal(without[k], near[k]) for k in near), "rows are by shot, then class"
+
+
+def test_a_residual_that_underflows_ends_conjugate_gradient() -> None:
+    """Its square is zero in float32 long before more products are refused."""
+    torch.manual_seed(0)
+    factor = torch.randn(6, 6)
+    a, b = factor @ factor.t() + torch.eye(6), 1e-20 * torch.randn(6)
+    x = conjugate_gradient(lambda v: a @ v, b, 40)
+    assert x.isfinite().all()
+    solved = conjugate_gradient(lambda v: a @ v, 1e20 * b, 200)
+    torch.testing.assert_close(solved, torch.linalg.solve(a, 1e20 * b), rtol=1e-3, atol=1e-4)

@@ -18,7 +18,10 @@ Params = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures with or without labels: `x` [... C H W] float, `y` [...] int64 local to the task, or None."""
+    """Pictures with or without labels: `x` [... C H W] float, `y` [...] int64 local to the task, or None.
+
+    Mixed queries have soft labels, `y` [... N] float, rows that sum to one (`tasks.mixed`).
+    """
 
     x: Tensor
     y: Tensor | None = None

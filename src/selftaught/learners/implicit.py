@@ -94,7 +94,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, step
     for step in range(steps):
         image = product(along)
         bend = along @ image
-        going = going & (bend > 0)
+        going = going & (bend > 0) & (size > 0)  # a residual whose square underflows is solved
         stride = torch.where(going, size / bend, 0)
         x = x + stride * along if step else torch.where(going, stride * along, target)
         residual = residual - stride * image

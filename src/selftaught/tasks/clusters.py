@@ -64,7 +64,7 @@ def partitions_of(
 def _aside() -> Iterator[None]:
     """One thread, since more would add up rows in an order of chance, and Python's generator as it was, from which
     the first import of scikit-learn draws."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn needs it itself
+    from threadpoolctl import threadpool_limits
 
     state = random.getstate()
     try:
