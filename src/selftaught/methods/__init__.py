@@ -6,6 +6,7 @@ from selftaught.methods.bmg import BMG
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.cactus import CACTUs
+from selftaught.methods.clip import CLIP
 from selftaught.methods.dino import DINO
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.lasium import LASIUM
@@ -57,6 +58,7 @@ METHODS: dict[str, type[Method]] = {
     "cactus": CACTUs,
     "learnaug": LearnedAugmentation,
     "lasium": LASIUM,
+    "clip": CLIP,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -90,4 +92,5 @@ __all__ = [
     "CACTUs",
     "LearnedAugmentation",
     "LASIUM",
+    "CLIP",
 ]
