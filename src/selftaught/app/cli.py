@@ -40,12 +40,14 @@ def pretrain(
     views: Literal["auto", "photo", "glyph", "flat"] = "auto",
     steps: int = 1000,
     rate: float = 1e-3,
+    labelled: bool = False,
+    split: Literal["tr-val", "tr-tr"] = "tr-val",
     seed: int = 0,
     resume: bool = False,
     init_from: Path | None = None,
     report: bool = True,
 ) -> None:
-    """Learn an encoder from unlabelled pictures.
+    """Learn an encoder from pictures; most methods need no labels.
 
     Args:
         data: A folder of pictures, flat or nested; the word "emoji" stands for the packaged pictures.
@@ -58,6 +60,8 @@ def pretrain(
         views: How pictures are changed to make views; auto looks at them and says what it chose.
         steps: Outer steps.
         rate: Learning rate of the outer loop (Adam, cosine schedule).
+        labelled: Subfolders are classes; for methods that learn from labels.
+        split: Whether the two loops of a meta-learner see different pictures of a task, or all of them (tr-tr).
         seed: Everything random follows from it.
         resume: Continue the run in --out exactly where it stopped.
         init_from: Start a new run from the encoder of this one.
@@ -67,8 +71,8 @@ def pretrain(
 
     model = run_pretrain(
         _place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
-        channels=channels, views=views, steps=steps, rate=rate, seed=seed, resume=resume, init_from=init_from,
-        command=_command(),
+        channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, seed=seed,
+        resume=resume, init_from=init_from, command=_command(),
     )  # fmt: skip
     _out.print(f"model: {out / 'model'} ({model.width} features, {model.config.data['pictures']} pictures)")
     if report:

@@ -18,7 +18,7 @@ from selftaught.app.model import Model
 from selftaught.app.progress import bar
 from selftaught.app.sources import as_pictures, fingerprint
 from selftaught.artifacts.run import Run
-from selftaught.core.errors import ConfigError, RunError, SelftaughtError, TooFewPicturesError
+from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
 from selftaught.core.functional import in_batches, part
 from selftaught.core.train import start, train
 from selftaught.core.types import Method, State, merged
@@ -59,6 +59,7 @@ def pretrain(
     rate: float = 1e-3,
     warmup: int = 0,
     weight_decay: float = 0.0,
+    labelled: bool = False,
     split: Split = "tr-val",
     seed: int = 0,
     init_from: str | Path | None = None,
@@ -66,10 +67,11 @@ def pretrain(
     command: str = "",
     quiet: bool = False,
 ) -> Model:
-    """Train an encoder on unlabelled pictures and keep everything in the run folder `out`.
+    """Train an encoder on pictures, unlabelled for most methods, and keep everything in the run folder `out`.
 
     `data` is a folder (flat or nested), files, arrays or a `Pictures` set; `method` a name of `METHODS` with
-    `options`, or a method object. `views` is a recipe (name or object); "auto" chooses and logs one.
+    `options`, or a method object. With `labelled` a folder's subfolders are classes, which supervised methods
+    (ProtoNet, MAML and others) need. `views` is a recipe (name or object); "auto" chooses and logs one.
     `split` "tr-tr" lets both loops of a meta-learner see all of a task (`tasks.split`).
     `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
@@ -78,7 +80,7 @@ def pretrain(
     if resume:
         return _resume(data, Path(out), quiet)
     name, chosen = _named(method, options or {})
-    pictures = as_pictures(data, size, channels)
+    pictures = as_pictures(data, size, channels, labelled=labelled)
     _enough(pictures, data)
     views_name, view_recipe = _views(views, pictures)
     config = Config(
@@ -86,13 +88,13 @@ def pretrain(
         size=size, channels=channels, views_name=views_name, views=dataclasses.asdict(view_recipe),
         steps=steps, rate=rate, warmup=warmup, weight_decay=weight_decay, seed=seed,
         data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
-              "fingerprint": fingerprint(pictures)},
+              "fingerprint": fingerprint(pictures), "labelled": labelled},
         command=command, init_from=None if init_from is None else str(init_from), split=split,
     )  # fmt: skip
     net = config.build_network()
     if init_from is not None:
         _take_weights(net, Model.load(init_from), init_from)
-    config.build_source(pictures)  # complains before a folder is made
+    _complain_early(config, pictures)
     run = Run.create(out, config.as_json())
     state = start(config.build_method(), net, _optimizer(config), config.seed)
     return _train(run, config, net, pictures, state, quiet)
@@ -101,7 +103,8 @@ def pretrain(
 def _resume(data: Any, out: Path, quiet: bool) -> Model:
     run = Run.open(out)
     config = Config.from_json(run.config, f"{out / 'config.json'}")
-    pictures = as_pictures(data, config.size, config.channels)
+    labelled = bool(config.data.get("labelled", False))
+    pictures = as_pictures(data, config.size, config.channels, labelled=labelled)
     if fingerprint(pictures) != config.data.get("fingerprint"):
         raise RunError(
             f"the pictures differ from those {out} was started with ({config.data.get('pictures')} then, "
@@ -217,6 +220,16 @@ def _enough(pictures: Pictures, data: Any) -> None:
             f"{_source(data)} holds {len(pictures)} readable picture(s): learning to tell pictures apart needs at "
             "least 2, and a few dozen to be of use"
         )
+
+
+def _complain_early(config: Config, pictures: Pictures) -> None:
+    """What the task source has to say about the pictures, before a folder is made."""
+    try:
+        config.build_source(pictures)
+    except DataError as error:
+        if pictures.y is not None or config.data.get("labelled"):
+            raise
+        raise DataError(f"{config.method}: {error}, and say --labelled (labelled=True)") from error
 
 
 def _source(data: Any) -> str:

@@ -1,0 +1,58 @@
+"""A folder whose subfolders are classes, for the methods that learn from labels."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from selftaught.app import pretrain as training
+from selftaught.app.cli import main
+from selftaught.data.strokes import draw_strokes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pictures = draw_strokes(4, 3, size=16, seed=1)
+    assert pictures.y is not None
+    for i, (x, y) in enumerate(zip(pictures.x, pictures.y.tolist(), strict=True)):
+        place = tmp_path / "pictures" / f"class {y}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[0].numpy()).save(place / f"{i}.png")
+    return tmp_path / "pictures"
+
+
+def arguments(folder: Path, out: Path, *more: str) -> list[str]:
+    usual = "--method protonet --set ways=3 queries=1 --size 16 --channels 1 --steps 3 --no-report"
+    return ["pretrain", str(folder), "--out", str(out), *usual.split(), *more]
+
+
+def test_without_labels_the_way_out_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments(folder, tmp_path / "run")) != 0
+    assert "--labelled" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_with_labels_goes_on_to_the_same_bits(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(arguments(folder, tmp_path / "whole", "--labelled")) == 0
+    trained = training.train
+
+    def stopped(*given: object) -> object:
+        for step, found in enumerate(trained(*given)):  # type: ignore[arg-type]
+            yield found
+            if step == 0:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(training, "train", stopped)
+        assert main(arguments(folder, tmp_path / "half", "--labelled")) != 0
+    assert main(arguments(folder, tmp_path / "half", "--resume")) == 0
+    whole, half = (training.Model.load(tmp_path / name / "model").weights for name in ("whole", "half"))
+    assert whole.keys() == half.keys() and all(torch.equal(whole[k], half[k]) for k in whole)
+    shutil.rmtree(folder / "class 0")
+    assert main(arguments(folder, tmp_path / "half", "--resume")) != 0
