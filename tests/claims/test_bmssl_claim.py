@@ -103,10 +103,13 @@ def test_verdict_and_losing_regime_go_both_ways() -> None:
     ahead, unclear, behind = Estimate(0.1, 0.05, 3), Estimate(-0.01, 0.05, 3), Estimate(-0.1, 0.05, 3)
     baseline = row("raw pixels", behind)
     good = [row("bmssl", "-"), row("simclr", ahead), row("umtra", ahead), baseline]
-    assert verdict(good).startswith("Shown: clearly ahead in 2 of 2") and "behind on average of no" in losing(good)
+    assert verdict(good).startswith("Shown: of 2 comparisons BMSSL is clearly ahead in 2 (simclr")
+    assert "behind on average of no" in losing(good)
     for worse in (unclear, behind):
         rows = [row("bmssl", "-"), row("simclr", worse), row("umtra", ahead), baseline]
-        assert verdict(rows).startswith("Not shown: clearly ahead in 1 of 2")
+        said = verdict(rows)
+        assert said.startswith("Not shown: of 2 comparisons BMSSL is clearly ahead in 1 (umtra")
+        assert said.endswith(f"behind in {int(worse is behind)}.")
         assert "simclr (a, equal views)" in losing(rows) and "raw pixels" not in losing(rows)
         assert ("of none" in losing(rows)) == (worse is unclear)
     assert "raw pixels" not in "".join(leads(good))

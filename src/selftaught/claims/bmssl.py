@@ -287,10 +287,13 @@ def leads(rows: Sequence[Mapping[str, Estimate | str]]) -> dict[str, Estimate]:
 def verdict(rows: Sequence[Mapping[str, Estimate | str]]) -> str:
     """Shown only where every interval of BMSSL's lead over another method lies above zero."""
     found = leads(rows)
-    ahead = [k for k, e in found.items() if e.mean - e.half_width > 0]
+    ahead = [f"{k}, by {e}" for k, e in found.items() if e.mean - e.half_width > 0]
+    behind = sum(e.mean + e.half_width < 0 for e in found.values())
     word = "Shown" if len(ahead) == len(found) else "Not shown"
-    each = ", ".join(f"{k} {e.mean:+.3f} ± {e.half_width:.3f}" for k, e in found.items())
-    return f"{word}: clearly ahead in {len(ahead)} of {len(found)} comparisons. BMSSL minus {each}."
+    which = f" ({'; '.join(ahead)})" if ahead else ""
+    return (
+        f"{word}: of {len(found)} comparisons BMSSL is clearly ahead in {len(ahead)}{which}, behind in {behind}."
+    )
 
 
 def losing(rows: Sequence[Mapping[str, Estimate | str]]) -> str:
