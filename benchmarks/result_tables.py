@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks import cifar as on_cifar
 from benchmarks.measure import ROOT
 from benchmarks.omniglot import ABLATIONS, METHODS, as_table, differences
 from selftaught.artifacts.files import read_json
@@ -58,6 +59,13 @@ def pairs(name: str) -> str:
     """The first method minus each other one, as an indented block."""
     kept = stored(name)
     return "\n".join(f"    {line}" for line in differences(kept["runs"], _names(kept)))
+
+
+def cifar(name: str) -> str:
+    """Probes of every method of a file, then BMSSL minus each other one as an indented block."""
+    runs = stored(name)["runs"]
+    gaps = [f"    {line}" for line in on_cifar.differences(runs, "bmssl")]
+    return "\n".join([*on_cifar.as_table(runs), "", *gaps])
 
 
 def costs(name: str) -> str:
