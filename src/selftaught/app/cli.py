@@ -18,6 +18,8 @@ from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_s
 from selftaught.app.comparing import compare
 from selftaught.app.evaluation import EvaluationHead, as_json
 from selftaught.app.listing import methods
+from selftaught.app.naming import NameClassifier, search
+from selftaught.app.pairs import pictures_for, reads_captions
 from selftaught.app.pretrain import pretrain as run_pretrain
 from selftaught.core.errors import ConfigError, SelftaughtError
 from selftaught.core.memory import keep_freed_memory
@@ -78,10 +80,13 @@ def pretrain(
     if report:
         from selftaught.app.reporting import write_run_report
 
-        pictures = model.read(_place(data))
+        config = model.config
+        pictures = pictures_for(config.method, _place(data), config.size, config.channels)
         _say_skipped(pictures.skipped)
         _out.print(f"report: {write_run_report(out, pictures)}")
-    _out.print(f"next: selftaught adapt {shlex.quote(str(out))} LABELLED_FOLDER --out clf")
+    named = reads_captions(model.config.method)
+    after = "predict {} PICTURE --classes NAME NAME" if named else "adapt {} LABELLED_FOLDER --out clf"
+    _out.print("next: selftaught " + after.format(shlex.quote(str(out))))
 
 
 def adapt(
@@ -110,16 +115,26 @@ def predict(
     pictures: Positional[tuple[str, ...]],
     json: bool = False,
     neighbours: int = 3,
+    classes: tuple[str, ...] = (),
+    templates: tuple[str, ...] = ("{}",),
+    examples: Path | None = None,
 ) -> None:
     """Name pictures: label, probability, the nearest labelled pictures.
 
     Args:
-        classifier: A folder made by `selftaught adapt`.
+        classifier: A folder made by `selftaught adapt` or, with --classes, a run trained with captions.
         pictures: Files and folders.
         json: One JSON object a picture and line, instead of a table.
         neighbours: How many of the nearest labelled pictures to show.
+        classes: Names to choose from, in words of the captions; no labelled picture is needed.
+        templates: With --classes, sentences with {} for the name, whose mean is taken.
+        examples: With --classes, a folder with a few pictures of some of them, a subfolder for each.
     """
-    loaded = Classifier.load(classifier)
+    loaded: Classifier | NameClassifier
+    if classes:
+        loaded = NameClassifier.of(_model(classifier), classes, templates, examples)
+    else:
+        loaded = Classifier.load(classifier)
     if not pictures:
         raise ConfigError("no pictures given: selftaught predict CLASSIFIER PICTURE [PICTURE ...]")
     read = [loaded.model.read(p) for p in pictures]
@@ -294,6 +309,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "doctor": doctor,
     "demo": demo,
     "claim": claim,
+    "search": search,
 }
 
 
@@ -359,7 +375,7 @@ def _accuracies(rows: Sequence[Row]) -> None:
 def _predictions(found: Sequence[Prediction]) -> None:
     for one in found:
         near = "; ".join(f"{n.name} ({n.label}, {n.similarity:.2f})" for n in one.neighbours)
-        _out.print(f"{one.name}: {one.label} ({one.probability:.2f}) - nearest: {near}")
+        _out.print(f"{one.name}: {one.label} ({one.probability:.2f})" + (f" - nearest: {near}" if near else ""))
 
 
 def run() -> None:

@@ -15,8 +15,8 @@ from torch import nn
 
 from selftaught.app.config import Config, build_method, recipe
 from selftaught.app.model import Model
+from selftaught.app.pairs import completed, mark_of, pictures_for
 from selftaught.app.progress import bar
-from selftaught.app.sources import as_pictures, fingerprint
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
 from selftaught.core.functional import in_batches, part
@@ -80,15 +80,16 @@ def pretrain(
     if resume:
         return _resume(data, Path(out), quiet)
     name, chosen = _named(method, options or {})
-    pictures = as_pictures(data, size, channels, labelled=labelled)
+    pictures = pictures_for(name, data, size, channels, labelled=labelled)
     _enough(pictures, data)
+    chosen = completed(name, chosen, pictures)
     views_name, view_recipe = _views(views, pictures)
     config = Config(
         method=name, method_options=chosen, encoder=encoder, options=dict(encoder_options or {}),
         size=size, channels=channels, views_name=views_name, views=dataclasses.asdict(view_recipe),
         steps=steps, rate=rate, warmup=warmup, weight_decay=weight_decay, seed=seed,
         data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
-              "fingerprint": fingerprint(pictures), "labelled": labelled},
+              "fingerprint": mark_of(name, pictures), "labelled": labelled},
         command=command, init_from=None if init_from is None else str(init_from), split=split,
     )  # fmt: skip
     net = config.build_network()
@@ -104,8 +105,8 @@ def _resume(data: Any, out: Path, quiet: bool) -> Model:
     run = Run.open(out)
     config = Config.from_json(run.config, f"{out / 'config.json'}")
     labelled = bool(config.data.get("labelled", False))
-    pictures = as_pictures(data, config.size, config.channels, labelled=labelled)
-    if fingerprint(pictures) != config.data.get("fingerprint"):
+    pictures = pictures_for(config.method, data, config.size, config.channels, labelled=labelled)
+    if mark_of(config.method, pictures) != config.data.get("fingerprint"):
         raise RunError(
             f"the pictures differ from those {out} was started with ({config.data.get('pictures')} then, "
             f"{len(pictures)} now): resuming would not be the same run. Restore them, or start a new run with "

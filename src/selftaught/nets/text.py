@@ -70,11 +70,13 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.positions, std=0.01)
 
     def forward(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-        length = tokens.shape[-1]
-        if length > len(self.positions):
-            raise ConfigError(f"texts of {length} tokens for a context of {len(self.positions)}: cut them first")
-        x = self.norm(self.blocks(self.embed(tokens) + self.positions[:length]))
+        if tokens.shape[-1] > len(self.positions):
+            raise ConfigError(
+                f"texts of {tokens.shape[-1]} tokens for a context of {len(self.positions)}: cut them first"
+            )
         end = tokens.argmax(-1)
+        tokens = tokens[:, : int(end.max()) + 1]  # nothing looks behind the last end
+        x = self.norm(self.blocks(self.embed(tokens) + self.positions[: tokens.shape[-1]]))
         return x[torch.arange(len(x), device=x.device), end]
 
 
@@ -125,11 +127,11 @@ class Plugged(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """As the model does it."""
-        return self.model.encode_image(image)  # type: ignore[operator]
+        return self.model.encode_image(image)
 
     def encode_text(self, text: Tensor) -> Tensor:
         """As the model does it."""
-        return self.model.encode_text(text)  # type: ignore[operator]
+        return self.model.encode_text(text)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encode_image(x) if x.is_floating_point() else self.encode_text(x)
