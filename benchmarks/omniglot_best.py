@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from selftaught.app import provenance
 from selftaught.core.functional import apply, in_batches, part
 from selftaught.core.memory import keep_freed_memory
 from selftaught.core.train import start, train
-from selftaught.core.types import Method, Params, State, TaskSource, merged
+from selftaught.core.types import Method, State, TaskSource, merged
 from selftaught.data.augment import augment
 from selftaught.data.omniglot import read_omniglot
 from selftaught.data.pictures import Pictures
@@ -126,7 +126,7 @@ class OmniglotBest:
         for until, neighbours in self._parts(steps):
             source: TaskSource = method.source(pictures, RECIPE)
             if neighbours:
-                near = mutual_neighbours(embedded(net, state, pictures.x), min(self.nearest, len(pictures) - 1))
+                near = mutual_neighbours(embedded(net, state, pictures.x)[0], min(self.nearest, len(pictures) - 1))
                 source = with_neighbours(source, near, self.own)
                 found.append({"share": round(near.share, 3), "right": round(right(near, pictures), 3)})
             for state, _ in train(method, net, source, optimizer, state, until):  # noqa: B007, B020
@@ -140,15 +140,16 @@ class OmniglotBest:
         self, net: nn.Module, state: State, pictures: Pictures, held_out: Pictures, turned: Pictures
     ) -> dict[str, Any]:
         """Every column; whitening knows at most 2,720 training pictures."""
-        white = whitening(embedded(net, state, pictures.x[:: max(1, len(pictures) // 2720)], "net"))
-        z = embedded(net, state, held_out.x, "net")
+        _, known = embedded(net, state, pictures.x[:: max(1, len(pictures) // 2720)])
+        white = whitening(known)
+        (z, projected), (z_turned, projected_turned) = (embedded(net, state, p.x) for p in (held_out, turned))
         features = {
-            "encoder": (embedded(net, state, held_out.x), held_out),
-            "projector": (z, held_out),
-            "whitened": (white(z), held_out),
-            "views": (white(embedded(net, state, held_out.x, "net", 4)), held_out),
-            "encoder, turned": (embedded(net, state, turned.x), turned),
-            "whitened, turned": (white(embedded(net, state, turned.x, "net")), turned),
+            "encoder": (z, held_out),
+            "projector": (projected, held_out),
+            "whitened": (white(projected), held_out),
+            "views": (white(embedded(net, state, held_out.x, 4)[1]), held_out),
+            "encoder, turned": (z_turned, turned),
+            "whitened, turned": (white(projected_turned), turned),
         }
         return {column: measure(z, p, self.episodes) for column, (z, p) in features.items()}
 
@@ -190,20 +191,20 @@ def right(near: Neighbours, pictures: Pictures) -> float:
 
 
 @torch.no_grad()
-def embedded(
-    net: nn.Module, state: State, x: Tensor, by: Literal["encoder", "net"] = "encoder", views: int = 0
-) -> Tensor:
-    """[B D] of length one, by the encoder or with its projector; `views`: the mean with so many mild views."""
-    weights: Params = merged(state.params, state.slow)
-    skeleton = net
-    if by == "encoder":
-        skeleton, weights = net.get_submodule("encoder"), part(weights, "encoder")
-    z = F.normalize(in_batches(skeleton, weights, x), dim=-1)
-    generator = torch.Generator().manual_seed(0)
+def embedded(net: nn.Module, state: State, x: Tensor, views: int = 0) -> tuple[Tensor, Tensor]:
+    """[B D] by the encoder and [B E] by its projector, of length one; `views`: means with mild views."""
+    weights = merged(state.params, state.slow)
+    encoder, projector = (net.get_submodule(k) for k in ("encoder", "projector"))
+    below, above = (part(weights, k) for k in ("encoder", "projector"))
+
+    def both(z: Tensor) -> list[Tensor]:
+        return [F.normalize(z, dim=-1), F.normalize(apply(projector, above, z, "running"), dim=-1)]
+
+    sums, generator = both(in_batches(encoder, below, x)), torch.Generator().manual_seed(0)
     for _ in range(views):
-        seen = [apply(skeleton, weights, augment(b, MILD, generator), "running") for b in x.split(256)]
-        z = z + F.normalize(torch.cat(seen), dim=-1)
-    return F.normalize(z, dim=-1)
+        seen = [apply(encoder, below, augment(b, MILD, generator), "running") for b in x.split(256)]
+        sums = [a + b for a, b in zip(sums, both(torch.cat(seen)), strict=True)]
+    return F.normalize(sums[0], dim=-1), F.normalize(sums[1], dim=-1)
 
 
 def whitening(z: Tensor, shrink: float = SHRINK) -> Callable[[Tensor], Tensor]:
