@@ -8,6 +8,7 @@ from selftaught.methods.byol import BYOL
 from selftaught.methods.cactus import CACTUs
 from selftaught.methods.clip import CLIP
 from selftaught.methods.dino import DINO
+from selftaught.methods.fcrl import FCRL
 from selftaught.methods.imaml import IMAML
 from selftaught.methods.lasium import LASIUM
 from selftaught.methods.learnaug import LearnedAugmentation
@@ -59,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
     "learnaug": LearnedAugmentation,
     "lasium": LASIUM,
     "clip": CLIP,
+    "fcrl": FCRL,
 }
 """Name on the command line -> frozen dataclass. A new method is one file and one line here."""
 
@@ -93,4 +95,5 @@ __all__ = [
     "LearnedAugmentation",
     "LASIUM",
     "CLIP",
+    "FCRL",
 ]
