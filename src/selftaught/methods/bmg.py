@@ -30,11 +30,12 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task, TaskSource
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import features_of, laid_out, rules_for
+from selftaught.learners.closed_form import features_of, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
 from selftaught.learners.inner import FusedGraph, InnerLoss, descend, descend_detached, runs_batched
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
 from selftaught.losses.straight_through import straight_through
+from selftaught.nets.conv4_closed import laid_out
 from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource

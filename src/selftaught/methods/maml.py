@@ -24,9 +24,10 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import closed_form, features_of, laid_out, loss_and_logits, rules_for
+from selftaught.learners.closed_form import closed_form, features_of, loss_and_logits, rules_for
 from selftaught.learners.gradient import GradientLearner, spread_head
 from selftaught.learners.inner import FusedGraph, descend, runs_batched
+from selftaught.nets.conv4_closed import laid_out
 from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
 from selftaught.tasks.episodes import EpisodeSource

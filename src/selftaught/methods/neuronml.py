@@ -38,12 +38,13 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.closed_form import closed_form, laid_out, loss_and_logits, rules_for
+from selftaught.learners.closed_form import closed_form, loss_and_logits, rules_for
 from selftaught.learners.gated import GatedLearner, MaskedRules, task_scores, task_summary, unit_slopes
 from selftaught.learners.gradient import spread_head
 from selftaught.learners.inner import FusedGraph, descend, runs_batched
 from selftaught.losses.straight_through import straight_through
 from selftaught.losses.structure import frugality, overlap, plasticity, relative_sensitivity, sensitivity
+from selftaught.nets.conv4_closed import laid_out
 from selftaught.nets.gates import by_layer, gated_statistics, layers_of, masked, masks, opened, with_gates
 from selftaught.tasks.episodes import EpisodeSource
 
