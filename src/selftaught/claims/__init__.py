@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from selftaught.claims import bmg, bmssl, maxl, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, fcrl, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -12,6 +12,8 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "review": review.show,
     "neuronml": neuronml.show,
     "maxl": maxl.show,
+    "fcrl": fcrl.show,
+    "blur": blur.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 
