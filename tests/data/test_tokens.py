@@ -33,6 +33,7 @@ def test_a_word_nobody_taught_is_refused_with_near_ones() -> None:
         tokenizer(["?!"])
     lenient = build_tokenizer("blue circle square", 8, strict=False)
     assert lenient(["blue squares"])[0, :4].tolist() == [1, 3, 2, 6]
+    assert lenient(["?!"])[0, :4].tolist() == [1, 2, 6, 0]
 
 
 def test_a_vocabulary_is_the_words_of_the_captions() -> None:

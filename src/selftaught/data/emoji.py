@@ -93,14 +93,17 @@ def read_emoji(style: str | None = None, *, split: Split | None = None) -> Pictu
 def read_captioned_emoji(style: str | None = None, *, split: Split | None = None) -> Pictures:
     """`read_emoji` with captions in place of classes: the name and every keyword of an emoji, one a line.
 
-    A sign that a repeated name carries along is left off, and keywords that are signs too (":D") stay as they
-    are. Raises DataError for a style or split that does not exist.
+    A sign that a repeated name carries along is left off, as are keywords without letters or digits (":)").
+    Raises DataError for a style or split that does not exist.
     """
     pictures = read_emoji(style, split=split)
     about = {one.name: one for one in emoji_metadata()}
     assert pictures.y is not None
     every = [about[name] for name in pictures.classes]
-    said = [[one.name.removesuffix(one.emoji).strip(), *one.keywords] for one in every]
+    said = [
+        [one.name.removesuffix(one.emoji).strip(), *(k for k in one.keywords if any(map(str.isalnum, k)))]
+        for one in every
+    ]
     return captioned(pictures, [said[n] for n in pictures.y.tolist()])
 
 

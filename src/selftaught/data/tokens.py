@@ -61,15 +61,15 @@ class WordTokenizer:
         return {word: n + 3 for n, word in enumerate(self.words)}
 
     def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n L"]:
-        """[n context]. Raises DataError for a text without words and, with `strict`, for words unknown."""
+        """[n context]. With `strict`, raises DataError for a text without words and for words unknown."""
         rows = []
         for text in texts:
             found = words_of(text)
-            if not found:
+            if self.strict and not found:
                 raise DataError(f"the text {text!r} has no words: name it with some")
             if self.strict:
                 self._refuse_unknown(text, found)
-            rows.append([self._number.get(word, UNKNOWN) for word in found])
+            rows.append([self._number.get(word, UNKNOWN) for word in found] or [UNKNOWN])
         return _filled(rows, self.context, self.size - 1)
 
     def _refuse_unknown(self, text: str, found: Sequence[str]) -> None:
