@@ -255,7 +255,7 @@ def protocol(s: Setting) -> str:
         f"the frozen encoder's output for all 20 points: one hidden layer of {2 * s.width} ({s.epochs} epochs), "
         "or linear; error: mean square over variance, mean of amplitude and phase, 1 is a constant. Pictures: "
         f"packaged emoji, grey, {_SIDE} x {_SIDE}, {s.pixels} random pixels a step in two sets, {s.pixel_steps} "
-        f"steps, all pixels at test, 5-way 1-shot across drawing styles on new emoji, {s.episodes} episodes, features "
-        f"standardised by the training pictures. Nothing was tuned; last step; {len(s.seeds)} seeds, 95 % "
-        "intervals by Student's t. CPU s: training on sinusoids. The paper's own tables were not read."
+        f"steps, all pixels at test, 5-way 1-shot across drawing styles on new emoji, {s.episodes} episodes, "
+        f"features standardised by the training pictures. Nothing was tuned; last step; {len(s.seeds)} seeds, "
+        "95 % intervals by Student's t. CPU s: training on sinusoids. The paper's own tables were not read."
     )
