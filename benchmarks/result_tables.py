@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cifar as on_cifar
+from benchmarks import omniglot_best as long_runs
 from benchmarks.measure import ROOT
-from benchmarks.omniglot import ABLATIONS, METHODS, as_table, differences
+from benchmarks.omniglot import ABLATIONS, METHODS, TASKS, as_table, differences, summary
 from selftaught.artifacts.files import read_json
 
 RESULTS = ROOT / "benchmarks/results"
@@ -59,6 +60,24 @@ def pairs(name: str) -> str:
     """The first method minus each other one, as an indented block."""
     kept = stored(name)
     return "\n".join(f"    {line}" for line in differences(kept["runs"], _names(kept)))
+
+
+def omniglot_best(name: str) -> str:
+    """Every way of measuring the runs of `benchmarks.omniglot_best`, and its baselines."""
+    kept = stored(name)
+    return "\n".join(long_runs.as_table(kept["runs"], kept["baselines"]))
+
+
+def reached(name: str, method: str, column: str) -> str:
+    """Means over seeds of the four tasks in one column of such a file."""
+    rows = [r[column] for r in stored(name)["runs"].values() if r["name"] == method]
+    return " / ".join(f"{summary([r[f'{w}w{k}s'][0] for r in rows])[0]:.1f}" for w, k in TASKS)
+
+
+def neighbours_right(name: str, method: str) -> str:
+    """Percent of the neighbours of a picture that are of its class, at each search, mean over seeds."""
+    found = [[n["right"] for n in r["neighbours"]] for r in stored(name)["runs"].values() if r["name"] == method]
+    return " and ".join(f"{100 * summary(rights)[0]:.0f}" for rights in zip(*found, strict=True))
 
 
 def cifar(name: str) -> str:
