@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from selftaught.claims import blur, bmg, bmssl, fcrl, maxl, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, clip, fcrl, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -14,6 +14,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "maxl": maxl.show,
     "fcrl": fcrl.show,
     "blur": blur.show,
+    "clip": clip.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 
