@@ -1,6 +1,7 @@
 """Meta-learning an update rule: the loss by hand, resuming, both optimisers, the file of a genome."""
 
-from dataclasses import replace
+import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,14 @@ def test_a_genome_s_file_says_how_its_updates_are_reduced(tmp_path: Path) -> Non
     save_tensors(tmp_path / "short.safetensors", {"a": torch.zeros(2)}, {"selftaught.genome": "{}"})
     with pytest.raises(RunError, match="from_vector"):
         load_genome(tmp_path / "short.safetensors")
+
+
+@pytest.mark.parametrize("kind", [BLUR, Rule])
+def test_the_page_s_tables_of_options_are_the_dataclasses(kind: type[BLUR] | type[Rule]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "blur.md").read_text(encoding="utf-8").partition("## Options")[2]
+    own, _, structure = text.partition("Options of `Rule`")
+    written = dict(
+        re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", own if kind is BLUR else structure, flags=re.MULTILINE)
+    )
+    defaults = {f.name: getattr(kind(), f.name) for f in fields(kind)}
+    assert written == {k: "Rule()" if k == "rule" else repr(v) for k, v in defaults.items()}
