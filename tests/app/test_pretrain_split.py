@@ -9,7 +9,7 @@ import torch
 
 import selftaught
 from selftaught.app import pretrain as training
-from selftaught.app.config import Config
+from selftaught.app.config import Config, recipe
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import in_batches, part
@@ -17,15 +17,22 @@ from selftaught.core.types import merged
 from selftaught.data.pictures import Pictures
 from selftaught.data.strokes import draw_strokes
 from selftaught.evaluate.geometry import effective_rank
-from selftaught.methods import R2D2, MetaContrast
+from selftaught.methods import MAE, R2D2, LearnedAugmentation, MetaContrast
 from selftaught.tasks.split import SplitTasks
 
 METHOD = R2D2(ways=3, shots=1, queries=2)
 
 
 def run_of(pictures: Pictures, out: Path, **changes: object) -> Run:
-    options: dict[str, object] = {"size": 16, "channels": 1, "views": "glyph", "quiet": True, "steps": 4}
-    selftaught.pretrain(pictures, out=out, method=METHOD, **(options | changes))  # type: ignore[arg-type]
+    options: dict[str, object] = {
+        "method": METHOD,
+        "size": 16,
+        "channels": 1,
+        "views": "glyph",
+        "quiet": True,
+        "steps": 4,
+    }
+    selftaught.pretrain(pictures, out=out, **(options | changes))  # type: ignore[arg-type]
     return Run.open(out)
 
 
@@ -69,6 +76,10 @@ def test_nonsense_is_refused_before_or_in_words(strokes: Pictures, tmp_path: Pat
     with pytest.raises(ConfigError, match="split"):
         run_of(strokes, tmp_path / "a", split="both")
     assert not (tmp_path / "a").exists()
-    source = SplitTasks(MetaContrast(batch=4).source(strokes, training.recipe("glyph")), "tr-tr")
+    for method in (MetaContrast(batch=4), MAE(batch=4), LearnedAugmentation(batch=4)):
+        with pytest.raises(ConfigError, match="split='tr-val'"):
+            run_of(strokes, tmp_path / "b", split="tr-tr", method=method)
+        assert not (tmp_path / "b").exists(), "a folder is left that the next attempt would stumble over"
+    source = SplitTasks(MetaContrast(batch=4).source(strokes, recipe("glyph")), "tr-tr")
     with pytest.raises(ConfigError, match="mixed queries"):
         source(torch.Generator().manual_seed(0))

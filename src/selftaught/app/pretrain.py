@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from torch import nn
 
 from selftaught.app.config import Config, build_method, recipe
@@ -224,9 +225,14 @@ def _enough(pictures: Pictures, data: Any) -> None:
 
 
 def _complain_early(config: Config, pictures: Pictures) -> None:
-    """What the task source has to say about the pictures, before a folder is made."""
+    """What the task source has to say about the pictures, before a folder is made.
+
+    Under another split the first task too: only there it shows whether support and query can change parts.
+    """
     try:
-        config.build_source(pictures)
+        source = config.build_source(pictures)
+        if config.split != "tr-val":
+            source(torch.Generator().manual_seed(config.seed))
     except DataError as error:
         if pictures.y is not None or config.data.get("labelled"):
             raise

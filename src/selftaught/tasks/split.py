@@ -43,8 +43,15 @@ def united(task: Task) -> Task:
     """Support and query are both the union: `x` [(T) S+Q C H W], `y` [(T) S+Q], support rows first.
 
     Rows stay ordered by shot, then class: the query's shots count on from the support's. `index` stays as it is,
-    since the task shows the same pictures. Raises ConfigError where one side alone has labels, or soft ones.
+    since the task shows the same pictures. Raises ConfigError where one side alone has labels, or soft ones, and
+    where the sides hold different things (noise beside the support's pictures, captions as queries).
     """
+    s, q = task.support.x, task.query.x
+    if s.ndim != q.ndim or s.shape[-_PICTURE_AXES:] != q.shape[-_PICTURE_AXES:]:
+        raise ConfigError(
+            f"support {list(s.shape)} and query {list(q.shape)} do not hold the same kind of pictures, so neither "
+            "can take the other's part; use split='tr-val'"
+        )
     rows = Examples(_joined(task.support.x, task.query.x, _PICTURE_AXES), _labels(task))
     return Task(rows, rows, task.ways, task.index)
 
