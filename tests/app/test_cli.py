@@ -90,7 +90,9 @@ def test_evaluate_shows_baselines_and_reaches_the_report(world: Path, capsys: py
     assert "raw pixels" in (world / "run" / "model" / "README.md").read_text()
 
 
-@pytest.mark.parametrize("extra", [["--head", "steps"], ["--norm", "support"], ["--head", "ridge"]])
+@pytest.mark.parametrize(
+    "extra", [["--head", "steps"], ["--head", "own"], ["--norm", "support"], ["--head", "ridge"]]
+)
 def test_evaluate_other_heads(world: Path, extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     call = ["evaluate", str(world / "run"), str(world / "labelled"), "--ways", "3", "--shots", "1"]
     assert main([*call, "--episodes", "5", "--json", *extra]) == 0
@@ -202,8 +204,8 @@ def test_option_count_stays_small() -> None:
     import inspect
 
     named = {name for f in COMMANDS.values() for name in inspect.signature(f).parameters}
-    assert len(named) <= 34, sorted(named)
+    assert len(named) <= 37, sorted(named)
     assert set(COMMANDS) == {
         "pretrain", "adapt", "predict", "embed", "evaluate", "report", "methods", "doctor", "demo", "claim",
-        "compare",
+        "compare", "search",
     }  # fmt: skip

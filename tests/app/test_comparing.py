@@ -10,8 +10,11 @@ import torch
 from selftaught.app.cli import main
 from selftaught.app.comparing import as_json, compared, drawing, loaded, names, said
 from selftaught.app.pretrain import pretrain
+from selftaught.core.errors import DataError
 from selftaught.data.strokes import draw_strokes
-from selftaught.evaluate.fewshot import summarise
+from selftaught.evaluate.fewshot import few_shot_learner, summarise
+from selftaught.learners.gradient import GradientLearner
+from selftaught.methods import MAML
 from selftaught.tasks.episodes import EpisodePlan
 
 PICTURES = draw_strokes(6, 6, size=16)
@@ -72,6 +75,28 @@ def test_the_picture_holds_every_run_and_pair(runs: tuple[Path, ...]) -> None:
     assert {"a", "b", "a minus b", "paired differences, points"} <= set(texts)
     one = compared(loaded(runs[:2]), PICTURES, 3, 1, 1, 1, 0, "prototype")  # one episode has no interval
     assert "nan" not in drawing(one) and as_json(one, runs[:2])["runs"][0]["half_width"] is None
+
+
+def test_own_is_the_learner_that_was_trained(runs: tuple[Path, ...], tmp_path: Path) -> None:
+    """SimCLR's is the nearest class mean; MAML's are its gradient steps from the head it has learned."""
+    from selftaught.app.evaluation import evaluate
+
+    means, own = (compared(loaded(runs[:2]), PICTURES, 3, 1, 2, 20, 0, head) for head in ("prototype", "own"))
+    assert {n: a.mean for n, a in own.accuracy.items()} == {n: a.mean for n, a in means.accuracy.items()}
+    method = MAML(ways=3, queries=2, test_steps=4, inner_rate=0.4, tasks=2)
+    model = pretrain(
+        PICTURES, out=tmp_path / "maml", method=method, size=16, channels=1, views="glyph", steps=3, quiet=True
+    )
+    expected = few_shot_learner(
+        GradientLearner(model.net, 4, 0.4), model.weights, PICTURES, EpisodePlan(3, 1, 2, 20)
+    )
+    rows = evaluate({"maml": model}, PICTURES, ways=(3,), shots=(1,), queries=2, episodes=20, head="own")
+    assert (rows[0].mean, rows[0].head, rows[0].norm) == (expected.mean, "own", "running")
+    assert [r.head for r in rows[1:]] == ["prototype"] * 2
+    pair = compared({"maml": model, **loaded(runs[:2])}, PICTURES, 3, 1, 2, 20, 0, "own")
+    assert pair.accuracy["maml"].mean == expected.mean
+    with pytest.raises(DataError, match="running"):
+        evaluate({"maml": model}, PICTURES, head="own", norm="support")
 
 
 def test_what_is_said_needs_the_interval() -> None:

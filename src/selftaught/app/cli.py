@@ -197,7 +197,8 @@ def evaluate(
         queries: Pictures per class to name (15, or as many as the smallest class leaves).
         episodes: Random tasks; the same list for every row.
         seed: Of the task list.
-        head: prototype, ridge, logistic on fixed features; steps: a few inner steps of the whole network.
+        head: prototype, ridge, logistic on fixed features; steps: a few inner steps of the whole network; own: as
+            the method itself meets a new task.
         norm: Which batch statistics: of training, of the support set, or of the query batch (transductive).
         probes: Also a linear probe, nearest neighbours, geometry and the collision rate of pseudo-tasks.
         json: Rows as JSON.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -12,13 +12,15 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from selftaught.app.drawings import Interval, intervals
-from selftaught.app.evaluation import _fitting_queries
+from selftaught.app.evaluation import fitting_queries
 from selftaught.app.model import Model
 from selftaught.artifacts.files import write_json, write_text
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, DataError, RunError
-from selftaught.evaluate.fewshot import Accuracy, Head, few_shot_on, paired_difference
+from selftaught.evaluate.fewshot import Accuracy, few_shot_learner, few_shot_on, paired_difference
 from selftaught.tasks.episodes import EpisodePlan, draw_episodes
+
+ComparisonHead = Literal["prototype", "ridge", "logistic", "own"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Compared:
     """Accuracy in percent of each run, and a - b in points for each pair (a, b); all on the episodes of `plan`."""
 
     plan: EpisodePlan
-    head: Head
+    head: ComparisonHead
     accuracy: Mapping[str, Accuracy]
     differences: Mapping[tuple[str, str], Accuracy]
 
@@ -40,7 +42,7 @@ def compare(
     queries: int | None = None,
     episodes: int = 600,
     seed: int = 0,
-    head: Head = "prototype",
+    head: ComparisonHead = "prototype",
     json: Path | None = None,
 ) -> None:
     """Compare finished runs on the same episodes: accuracies, paired differences, a picture.
@@ -54,7 +56,7 @@ def compare(
         queries: Pictures per class to name (15, or as many as the smallest class leaves).
         episodes: Random tasks; the same list for every run.
         seed: Of the task list.
-        head: prototype, ridge or logistic, on fixed features.
+        head: prototype, ridge or logistic, on fixed features; own: each run by the learner it was trained with.
         json: Also write the figures to this file.
     """
     if out.suffix != ".svg":
@@ -107,15 +109,20 @@ def names(runs: Sequence[Path]) -> list[str]:
 
 def compared(
     models: Mapping[str, Model], data: Any, ways: int, shots: int, queries: int | None, episodes: int, seed: int,
-    head: Head,
+    head: ComparisonHead,
 ) -> Compared:  # fmt: skip
     """All models on one list. Raises DataError without labels, TooFewPicturesError naming a small class."""
     pictures = next(iter(models.values())).read(data, labelled=True)
     if pictures.y is None:
         raise DataError("a comparison needs labels: a folder with one subfolder per class")
-    plan = EpisodePlan(ways, shots, queries or _fitting_queries(pictures, shots), episodes, seed)
+    plan = EpisodePlan(ways, shots, queries or fitting_queries(pictures, shots), episodes, seed)
     drawn = draw_episodes(pictures.y, plan, pictures.classes)
-    accuracy = {name: few_shot_on(m.features(pictures), drawn, head) for name, m in models.items()}
+    accuracy = {
+        name: few_shot_learner(m.learner, m.weights, pictures, plan)
+        if head == "own"
+        else few_shot_on(m.features(pictures), drawn, head)
+        for name, m in models.items()
+    }
     pairs = {(a, b): paired_difference(accuracy[a], accuracy[b]) for a, b in combinations(accuracy, 2)}
     return Compared(plan, head, accuracy, pairs)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from selftaught.app.model import Model
 from selftaught.core.errors import DataError, TooFewPicturesError
 from selftaught.core.functional import part
+from selftaught.core.types import Learner, Params
 from selftaught.data.pictures import Pictures
 from selftaught.evaluate.baselines import raw_pixels, untrained_features
 from selftaught.evaluate.fewshot import few_shot_learner
@@ -19,7 +20,7 @@ from selftaught.nets import build_encoder
 from selftaught.nets.heads import EncoderOnly, WithClassifier
 from selftaught.tasks.episodes import EpisodePlan
 
-EvaluationHead = Literal["prototype", "ridge", "logistic", "steps"]
+EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
 
 
 def evaluate(
@@ -39,15 +40,17 @@ def evaluate(
     """Rows (percent) for each model, raw pixels and an untrained encoder, ways by shots.
 
     `queries` None takes 15 a class, or as many as the smallest class leaves. `head` "steps" adapts encoder and
-    a linear head by `steps` inner steps. `norm` other than "running" needs the prototype head.
+    a linear head by `steps` inner steps from a head of zeros; "own" meets each task as the method itself does
+    (`Model.learner`), with the heads it has learned. `norm` other than "running" needs the head "prototype" or
+    "steps". Beside "steps", "own" and such a `norm` the baselines are nearest class means.
     Raises TooFewPicturesError naming the class when a class cannot fill an episode, DataError without labels.
     """
     if pictures.y is None:
         raise DataError("evaluation needs labels: a folder with one subfolder per class")
     plans = [
-        EpisodePlan(n, k, queries or _fitting_queries(pictures, k), episodes, seed) for n in ways for k in shots
+        EpisodePlan(n, k, queries or fitting_queries(pictures, k), episodes, seed) for n in ways for k in shots
     ]
-    if head == "steps" or norm != "running":
+    if head == "steps" or head == "own" or norm != "running":
         return _by_learner(models, pictures, plans, head, norm, steps, rate)
     sets = [Features(name, model.features(pictures)) for name, model in models.items()]
     first = next(iter(models.values()))
@@ -64,7 +67,8 @@ def untrained(model: Model, pictures: Pictures) -> Features:
     return Features("untrained encoder", found.features, "none" if found.norm == "none" else "evaluated pictures")
 
 
-def _fitting_queries(pictures: Pictures, shots: int) -> int:
+def fitting_queries(pictures: Pictures, shots: int) -> int:
+    """15 queries a class, or as many as the smallest class leaves; TooFewPicturesError, naming it, for none."""
     assert pictures.y is not None
     counts = torch.bincount(pictures.y, minlength=len(pictures.classes))
     smallest = int(counts.argmin())
@@ -88,25 +92,31 @@ def _by_learner(
 ) -> list[Row]:
     """Heads that need the pictures themselves, episode by episode."""
     rows = []
-    if head not in ("steps", "prototype"):
-        raise DataError(f"head {head!r} works on features of running statistics; use --norm running")
+    if norm != "running" and head not in ("steps", "prototype"):
+        raise DataError(f"head {head!r} works under running statistics only; use --norm running")
     for plan in plans:
         for name, model in models.items():
-            encoder = model.net.get_submodule("encoder")
-            weights = {f"encoder.{k}": v for k, v in part(model.weights, "encoder").items()}
-            learner: GradientLearner | PrototypeLearner
-            if head == "steps":
-                learner = GradientLearner(WithClassifier(encoder, model.width), steps, rate, norm=norm)
-                weights |= {"head.weight": torch.zeros(1, model.width), "head.bias": torch.zeros(1)}
-            else:
-                learner = PrototypeLearner(EncoderOnly(encoder), norm, "cosine")
-            got = few_shot_learner(learner, weights, pictures, plan)
+            got = few_shot_learner(*_learner(model, head, norm, steps, rate), pictures, plan)
             shown = (plan.ways, plan.shots, got.mean, got.half_width_95, head, norm)
             rows.append(Row(name, *shown, plan.episodes, plan.queries, plan.seed))
         assert pictures.y is not None
         pixels = Features("raw pixels", raw_pixels(pictures.x), "none")
         rows += evaluate_features([pixels, untrained(next(iter(models.values())), pictures)], pictures.y, [plan])
     return rows
+
+
+def _learner(
+    model: Model, head: EvaluationHead, norm: LearnerNorm, steps: int, rate: float
+) -> tuple[Learner, Params]:
+    """What meets a task, and the weights it starts from."""
+    if head == "own":
+        return model.learner, model.weights
+    encoder = model.net.get_submodule("encoder")
+    weights = {f"encoder.{k}": v for k, v in part(model.weights, "encoder").items()}
+    if head == "prototype":
+        return PrototypeLearner(EncoderOnly(encoder), norm, "cosine"), weights
+    blank = {"head.weight": torch.zeros(1, model.width), "head.bias": torch.zeros(1)}
+    return GradientLearner(WithClassifier(encoder, model.width), steps, rate, norm=norm), weights | blank
 
 
 def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
