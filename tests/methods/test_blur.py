@@ -117,10 +117,11 @@ def test_the_learner_needs_no_gradient_and_names_new_points() -> None:
     adapted = learner.adapt(support, 2)
     logits = learner.predict(adapted, query.x)
     assert not any(v.requires_grad for v in [*adapted.values(), logits, to_vector(learner.genome)])
-    assert query.y is not None and (logits.argmax(-1) == query.y).float().mean() > 0.8
+    assert support.y is not None and query.y is not None and (logits.argmax(-1) == query.y).float().mean() > 0.8
     assert torch.equal(learner.adapt(support, 2)["forward.0"], adapted["forward.0"])
-    with pytest.raises(ConfigError):
-        learner.adapt(Examples(support.x), 2)
+    for wrong in (Examples(support.x), Examples(support.x, support.y + 1), Examples(support.x[:0], support.y[:0])):
+        with pytest.raises(ConfigError):
+            learner.adapt(wrong, 2)
 
 
 @pytest.mark.parametrize(

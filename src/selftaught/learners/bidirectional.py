@@ -157,7 +157,7 @@ def started(raw: Params, genome: Genome) -> Synapses:
 def init_state(sizes: Sequence[int], genome: Genome, generator: torch.Generator) -> Synapses:
     """Random synapses for a network of `sizes` = inputs, hidden layers, classes."""
     raw = raw_synapses(sizes, genome.rule, generator)
-    return started({k: v.to(genome.numbers["nu"].dtype) for k, v in raw.items()}, genome)
+    return started({k: v.to(genome.numbers["nu"]) for k, v in raw.items()}, genome)
 
 
 def step(state: Synapses, genome: Genome, x: Tensor, y: Tensor) -> Synapses:
@@ -197,9 +197,14 @@ class BidirectionalLearner:
 
     @torch.no_grad()
     def adapt(self, support: Examples, ways: int) -> Synapses:
-        """Synapses after `steps` passes over all of support.x [S D]. Raises ConfigError without labels."""
+        """Synapses after `steps` passes over all of support.x [S D].
+
+        Raises ConfigError without labels and for labels outside 0 to `ways` - 1.
+        """
         if support.y is None:
             raise ConfigError("a learned update rule is told labels: give support.y")
+        if not len(support.y) or int(support.y.min()) < 0 or int(support.y.max()) >= ways:
+            raise ConfigError(f"labels of {ways} classes count from 0 to {ways - 1}, and there is at least one")
         generator = torch.Generator().manual_seed(self.seed)
         state = init_state((support.x.shape[-1], *self.hidden, ways), self.genome, generator)
         for _ in range(self.steps):
