@@ -36,7 +36,7 @@ class Setting:
     emoji_classes: int | None = None
     batch: int = 96
     rate: float = 4e-3
-    emoji_rate: float = 4e-3
+    emoji_rate: float = 2e-3
     checks: int = 6
     shots: tuple[int, ...] = (0, 1, 2, 5)
     seeds: tuple[int, ...] = (0, 1, 2)
