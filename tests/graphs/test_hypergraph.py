@@ -51,9 +51,9 @@ def test_it_is_pygs(bias: bool) -> None:
     nn = pytest.importorskip("torch_geometric.nn")
     theirs, ours = nn.HypergraphConv(3, 2, bias=bias).double(), HypergraphLayer(3, 2, bias=bias).double()
     ours.theta.weight.data.copy_(theirs.lin.weight.data)
-    x, weight = some(5, 3), torch.tensor([0.5, 2.0, 1.0, 3.0], dtype=torch.float64)
-    found = ours(x, to_incidence(INDEX, 5).double(), weight)
-    assert torch.allclose(found, theirs(x, INDEX, weight, num_edges=4), atol=1e-12)
+    x = some(5, 3)
+    # Without weights: PyG 2.7 documents W but leaves it out of the numerator (its issue 6918).
+    assert torch.allclose(ours(x, to_incidence(INDEX, 5).double()), theirs(x, INDEX, num_edges=4), atol=1e-12)
 
 
 @pytest.mark.oracle

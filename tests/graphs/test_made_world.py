@@ -41,7 +41,7 @@ def test_texts_follow_the_laws() -> None:
     for s in SCENES[:20]:
         before, present, after = texts_of(s, LAWS)
         a, b = s.striker, s.struck
-        intent = int(LAWS.intent[SHAPES.index(s.shapes[a]), MOVES.index(s.moves[a]), SHAPES.index(s.shapes[b])])
+        intent = int(LAWS.intent[MOVES.index(s.moves[a]), SHAPES.index(s.shapes[b])])
         assert present == f"wants to {INTENTS[intent]} the {s.colours[b]} {s.shapes[b]}"
         assert before.endswith(f"the {s.colours[a]} {s.shapes[a]}") and s.named(b) in after
     vocabulary = set(words_of_world().split())

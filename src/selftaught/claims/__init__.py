@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from selftaught.claims import blur, bmg, bmssl, clip, fcrl, maxl, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, clip, fcrl, hegr, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -15,6 +15,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "fcrl": fcrl.show,
     "blur": blur.show,
     "clip": clip.show,
+    "hegr": hegr.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 

@@ -1,7 +1,7 @@
 """Hypergraph convolution in dense form, and PyG's `hyperedge_index` both ways.
 
-Source: Bai, Zhang, Torr, "Hypergraph Convolution and Hypergraph Attention", 2019, arXiv 1901.08150, eq. 6 with the
-normalisation of rows that its `HypergraphConv` in PyG has:
+Source: Bai, Zhang, Torr, "Hypergraph Convolution and Hypergraph Attention", 2019, arXiv 1901.08150, in the form
+that PyG documents for its `HypergraphConv`, normalised by rows:
 
     X' = D^-1 H W B^-1 H^t X Theta,   D_n = sum_m w_m H_nm (nodes),   B_m = sum_n H_nm (hyperedges)
 
@@ -81,7 +81,8 @@ def _over(total: Tensor, degree: Tensor) -> Tensor:
 class HypergraphLayer(nn.Module):
     """X [B N in_width], H [B N M] -> D^-1 H W B^-1 H^t X Theta + bias [B N out_width].
 
-    Equal to PyG's `HypergraphConv(in_width, out_width, bias=bias)` with the same Theta. Without a bias nodes
+    Equal to PyG's `HypergraphConv(in_width, out_width, bias=bias)` with the same Theta, as long as no weights are
+    given: PyG 2.7 leaves W out of the numerator (its issue 6918), the formula above does not. Without a bias nodes
     outside every hyperedge stay exactly 0. `shift`: learn a vector, zero at first, added to every hyperedge.
     """
 

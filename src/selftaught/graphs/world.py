@@ -5,11 +5,11 @@ strikes another. Pictures show shapes, colours, positions and the place's ground
 sentence says tags, movements and who strikes whom, never a shape nor a colour. The laws of the world, drawn once
 from a seed, are tables:
 
-    before    cause   of (shape of the striker, its movement, place):      "a wave carried the red square"
-    present   intent  of (shape of the striker, its movement, shape of the struck):  "wants to wake the blue star"
-    after     effect  of (shape of the struck, movement of the striker, place):      "the blue star breaks apart"
+    before    cause   of (shape of the striker, its movement)           "a wave carried the red square"
+    present   intent  of (movement of the striker, shape of the struck) "wants to wake the blue star"
+    after     effect  of (shape of the struck, movement of the striker, place)  "the blue star breaks apart"
 
-so each text needs something seen and something said of the same actor. Hyperedges bind what acts together:
+so each text needs something seen and something said, bound by tags and roles. Hyperedges bind what acts together:
 before, each actor with its mention and the place; at present the same, but striker and struck in one; after, the
 mention of the striker with the struck, the others as before. They follow from tags and sentence by rule.
 """
@@ -48,7 +48,7 @@ _SPEED = 10.0
 
 @dataclass(frozen=True)
 class Laws:
-    """Numbers of causes [shape, move, place], intents [shape, move, shape] and effects [shape, move, place]."""
+    """Numbers of causes [shape, move], intents [move, shape] and effects [shape, move, place]."""
 
     cause: Tensor
     intent: Tensor
@@ -97,7 +97,7 @@ def draw_laws(seed: int) -> Laws:
     def table(values: int, *sizes: int) -> Tensor:
         return torch.randint(values, sizes, generator=generator)
 
-    return Laws(table(len(CAUSES), s, m, p), table(len(INTENTS), s, m, s), table(len(EFFECTS), s, m, p))
+    return Laws(table(len(CAUSES), s, m), table(len(INTENTS), m, s), table(len(EFFECTS), s, m, p))
 
 
 def draw_scenes(count: int, seed: int, actors: int = 3) -> list[Scene]:
@@ -114,8 +114,8 @@ def texts_of(scene: Scene, laws: Laws) -> tuple[str, str, str]:
     shape, other = SHAPES.index(scene.shapes[a]), SHAPES.index(scene.shapes[b])
     move, place = MOVES.index(scene.moves[a]), list(PLACES).index(scene.place)
     return (
-        f"{CAUSES[int(laws.cause[shape, move, place])]} {scene.named(a)}",
-        f"wants to {INTENTS[int(laws.intent[shape, move, other])]} {scene.named(b)}",
+        f"{CAUSES[int(laws.cause[shape, move])]} {scene.named(a)}",
+        f"wants to {INTENTS[int(laws.intent[move, other])]} {scene.named(b)}",
         f"{scene.named(b)} {EFFECTS[int(laws.effect[other, move, place])]}",
     )
 
