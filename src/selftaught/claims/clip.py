@@ -140,5 +140,6 @@ def protocol(s: Setting, emoji: Mapping[str, Figures]) -> str:
         f"rows of a seed share encoder, start, batches and steps. Of {s.checks} checkpoints the one is shown that "
         "is best on other new pictures of seen pairs, or on emoji of the validation split, never one chosen by "
         "what is reported; how much of word frequency a rival's scores leave out is chosen so too. Rates and "
-        f"steps were set on another seed; {len(s.seeds)} seeds; 95 % intervals by Student's t."
+        "steps were set for CLIP on validation pictures of another seed, and the rivals have the same; "
+        f"{len(s.seeds)} seeds; 95 % intervals by Student's t."
     )
