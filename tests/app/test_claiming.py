@@ -1,5 +1,6 @@
 """A claim's outcome as a file: whole, plain, and with what is needed to repeat it."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -57,11 +58,25 @@ def test_the_command_prints_and_writes(
     file = tmp_path / "deep" / "claim_small.json"
     assert main(["claim", "small", "--json", str(file)]) == 0
     text = capsys.readouterr().out
+    assert "quick:" not in text
     assert "Not shown" in text and "where it fails: everywhere" in text and str(file) in text
     stored = json.loads(file.read_text(encoding="utf-8"))
     assert stored["rows"] == as_json(DONE)["rows"] and stored["quick"] is False and asked == [False]
     assert [p.name for p in file.parent.iterdir()] == ["claim_small.json"]
     assert main(["claim", "small", "--json", str(tmp_path)]) == 6
+
+
+def test_in_a_pipe_a_row_is_a_line_and_quick_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wide = {f"a column of some length {n}": estimate([1.0, 2.0, 4.0]) for n in range(8)}
+    done = dataclasses.replace(DONE, rows=[{"row": "a row with a long name", **wide}], matrix=(), lines=())
+    monkeypatch.setattr("selftaught.claims.CLAIMS", {"small": lambda quick: done})
+    assert main(["claim", "small", "--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("a column of some length 0" in line and "some length 7" in line for line in lines) == 1
+    assert sum("a row with a long name" in line for line in lines) == 1
+    assert lines[-1].startswith("quick: ") and "leave --quick out" in lines[-1]
 
 
 def test_the_commit_is_that_of_the_code_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from selftaught.app import provenance
+from selftaught.app.tabular import table_console
 from selftaught.artifacts.files import write_json
 from selftaught.claims.outcome import Estimate, Outcome, as_json
 from selftaught.core.errors import ConfigError
@@ -22,7 +23,7 @@ def claim(name: Positional[str] = "", quick: bool = False, json: Path | None = N
 
     Args:
         name: Of the claim; without one, all names are listed.
-        quick: Seconds instead of minutes: the direction, not the figures.
+        quick: Seconds instead of minutes: that it runs, on budgets too small to tell whether the claim holds.
         json: Also write the outcome to this file, with command, commit, machine, seeds and seconds.
     """
     from selftaught.claims import CLAIMS
@@ -38,6 +39,8 @@ def claim(name: Positional[str] = "", quick: bool = False, json: Path | None = N
     done = CLAIMS[name](quick)
     spent = {"clock": time.perf_counter() - began, "processor": time.process_time() - worked}
     show(done)
+    if quick:
+        _out.print("quick: this shows that the claim runs, not whether it holds; leave --quick out for that")
     if json is not None:
         write_json(json, record(done, quick, at, spent))
         _out.print(f"written to {json}")
@@ -50,7 +53,7 @@ def show(done: Outcome) -> None:
     shown = Table(*done.rows[0])
     for row in done.rows:
         shown.add_row(*(str(cell) for cell in row.values()))
-    _out.print(shown)
+    table_console().print(shown)
     _out.print(f"verdict: {done.verdict}")
     _out.print(f"where it fails: {done.losing}")
 

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from selftaught.app.drawings import Interval, intervals
 from selftaught.app.evaluation import fitting_queries
 from selftaught.app.model import Model
+from selftaught.app.tabular import table_console
 from selftaught.artifacts.files import write_json, write_text
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, DataError, RunError
@@ -68,7 +69,7 @@ def compare(
         write_json(json, as_json(found, runs))
     shown = Console(soft_wrap=True, highlight=False, markup=False)
     for table in tables(found):
-        shown.print(table)
+        table_console().print(table)
     shown.print(f"picture: {out}" + (f"; figures: {json}" if json else ""))
 
 

@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from selftaught.app.tabular import table_console
 from selftaught.core.errors import ConfigError
 from selftaught.core.types import Method
 from selftaught.methods import METHODS
 
-WIDE = 400
-"""Columns where the output is no terminal: every method on one line."""
 LearnsFrom = Literal["pictures", "labels", "both"]
 
 
@@ -44,13 +43,10 @@ def methods(name: Positional[str] = "", options: bool = False) -> None:
     if name and name not in METHODS:
         raise ConfigError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     rows = matrix((name,) if name else tuple(METHODS))
-    out = Console(highlight=False, markup=False)
-    if not out.is_terminal:
-        out = Console(highlight=False, markup=False, width=WIDE)
     table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*dataclasses.astuple(row))
-    out.print(table)
+    table_console().print(table)
     plain = Console(soft_wrap=True, highlight=False, markup=False)
     for row in rows if name or options else ():
         plain.print(f"\n{row.name}: " + ", ".join(options_of(METHODS[row.name])), style="dim")
