@@ -56,3 +56,30 @@ def test_a_run_with_labels_goes_on_to_the_same_bits(
     assert whole.keys() == half.keys() and all(torch.equal(whole[k], half[k]) for k in whole)
     shutil.rmtree(folder / "class 0")
     assert main(arguments(folder, tmp_path / "half", "--resume")) != 0
+
+
+def test_too_few_pictures_name_the_sizes_and_no_labels(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """12 pictures: neither too few for an episode nor for clusters, but for these many queries."""
+    few = arguments(folder, tmp_path / "run", "--labelled")
+    few[few.index("queries=1")] = "queries=9"
+    assert main(few) == 3
+    assert "shots=1 queries=9; --set" in capsys.readouterr().err
+    clusters = ["pretrain", str(folder), "--method", "cactus", "--size", "16", "--channels", "1"]
+    assert main([*clusters, "--out", str(tmp_path / "run")]) == 3
+    said = capsys.readouterr().err
+    assert "queries=5; --set" in said and "--labelled" not in said, "labels would not help CACTUs"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["bmg", "metaopt"])
+def test_views_are_a_way_out_where_the_method_takes_them(
+    name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = f"--method {name} --size 16 --channels 1 --steps 1 --no-report".split()
+    assert main(["pretrain", str(folder), "--out", str(tmp_path / "run"), *usual]) == 2
+    said = capsys.readouterr().err
+    assert "--labelled" in said and "--set episodes=views" in said
+    taken = ["--set", "episodes=views", "ways=3", "queries=1"]
+    assert main(["pretrain", str(folder), "--out", str(tmp_path / "run"), *usual, *taken]) == 0

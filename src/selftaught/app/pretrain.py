@@ -34,6 +34,8 @@ _log = logging.getLogger("selftaught")
 
 CHECKPOINT_SECONDS = 60.0
 LOG_EVERY = 10
+TASK_SIZES = ("ways", "shots", "queries", "clusters")
+"""Options that are named where pictures are too few for them."""
 RANK_EVERY = 100
 RANK_PICTURES = 256
 """Effective rank is logged every so many steps and at the last one, of so many pictures' features."""
@@ -233,10 +235,15 @@ def _complain_early(config: Config, pictures: Pictures) -> None:
         source = config.build_source(pictures)
         if config.split != "tr-val":
             source(torch.Generator().manual_seed(config.seed))
+    except TooFewPicturesError as error:
+        sizes = [f"{k}={v}" for k, v in config.method_options.items() if k in TASK_SIZES]
+        now = f" (now {' '.join(sizes)}; --set or options= change them)" if sizes else ""
+        raise TooFewPicturesError(f"{config.method}: {error}{now}") from error
     except DataError as error:
         if pictures.y is not None or config.data.get("labelled"):
             raise
-        raise DataError(f"{config.method}: {error}, and say --labelled (labelled=True)") from error
+        views = ", or --set episodes=views (options=)" if config.method_options.get("episodes") == "labels" else ""
+        raise DataError(f"{config.method}: {error}, and say --labelled (labelled=True){views}") from error
 
 
 def _source(data: Any) -> str:
