@@ -58,16 +58,18 @@ _VIEWS = Views(translate=0.1, scale=(0.85, 1.15), brightness=0.15, contrast=0.15
 
 @dataclass(frozen=True)
 class Setting:
-    """`scenes` to train on, `test` others; `width` of nodes; Adam's `steps` at `rate` with `batch` events."""
+    """`scenes` of `actors` to train on, `test` others; AdamW takes `steps` at `rate` with `batch` events."""
 
     scenes: tuple[int, ...] = (250, 1000, 4000)
     test: int = 400
     world: int = 11
+    actors: int = 5
     features: int = 32
     encoder_steps: int = 200
     width: int = 32
-    steps: int = 1000
+    steps: int = 600
     rate: float = 8e-3
+    weight_decay: float = 0.1
     batch: int = 64
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -77,7 +79,9 @@ class Setting:
         return HEGR(self.features, words, context=8, width=self.width, hidden=self.width, tags=8, hyper=hyper)
 
 
-QUICK = Setting(scenes=(20, 40), test=20, features=16, encoder_steps=4, width=16, steps=8, batch=8, seeds=(0, 1))
+QUICK = Setting(
+    scenes=(20, 40), test=20, actors=3, features=16, encoder_steps=4, width=16, steps=8, batch=8, seeds=(0, 1)
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class Data:
 def data_of(s: Setting, seed: int) -> Data:
     """The laws and the test scenes are the same for all seeds; training scenes and encoder are the seed's own."""
     laws = draw_laws(s.world)
-    scenes, others = draw_scenes(max(s.scenes), 1000 * s.world + seed), draw_scenes(s.test, 1000 * s.world + 999)
+    scenes = draw_scenes(max(s.scenes), 1000 * s.world + seed, s.actors)
+    others = draw_scenes(s.test, 1000 * s.world + 999, s.actors)
     crops = [torch.stack([crops_of(x) for x in part]) for part in (scenes, others)]
     features = _features(s, seed, crops)
     tokenizer = s.model("none").tokenizer()
@@ -157,7 +162,7 @@ def trained(s: Setting, hyper: Hyper, data: Data, count: int, seed: int) -> HEGR
     """One model on the first `count` training scenes."""
     net = s.model(hyper).network(seed)
     part = data.train.take(torch.arange(count))
-    fit(net, part, s.steps, rate=s.rate, batch=s.batch, seed=seed)
+    fit(net, part, s.steps, rate=s.rate, weight_decay=s.weight_decay, batch=s.batch, seed=seed)
     return net
 
 

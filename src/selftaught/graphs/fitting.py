@@ -20,16 +20,17 @@ _FORMAT = "selftaught.hegr.1"
 
 
 def fit(
-    net: HEGRNet, events: EventBatch, steps: int, *, rate: float = 2e-3, batch: int = 64, seed: int = 0
-) -> float:
-    """Train in place by Adam with a cosine schedule and a gradient norm of at most 1; the last loss.
+    net: HEGRNet, events: EventBatch, steps: int, *,
+    rate: float = 2e-3, weight_decay: float = 0.0, batch: int = 64, seed: int = 0,
+) -> float:  # fmt: skip
+    """Train in place by AdamW with a cosine schedule and a gradient norm of at most 1; the last loss.
 
     Batches are drawn with replacement from `seed`. Raises NotFiniteError, DataError (tags, no texts).
     """
     generator = torch.Generator().manual_seed(seed)
     params = list(net.parameters())
     # One kernel instead of ten for each of the many small tensors.
-    adam = torch.optim.Adam(params, rate, fused=True)
+    adam = torch.optim.AdamW(params, rate, weight_decay=weight_decay, fused=True)
     last = math.nan
     for step in range(steps):
         part = events.take(torch.randint(len(events), (batch,), generator=generator))
