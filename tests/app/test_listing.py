@@ -27,7 +27,14 @@ def test_what_is_known_of_some() -> None:
 def test_one_line_a_method_and_options_only_where_asked(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["name", *METHODS]
+    named = [line.split()[0] for line in lines]
+    assert named[0] == "name" and sorted(named[1:]) == sorted(METHODS)
+    from_what = [learns_from(METHODS[name]) for name in named[1:]]
+    assert from_what == sorted(from_what, key=("pictures", "both", "labels").index), (
+        "grouped by what they learn from"
+    )
+    group = [name for name in METHODS if learns_from(METHODS[name]) == "pictures"]
+    assert named[1 : 1 + len(group)] == group
     assert "inner_steps" not in "".join(lines)
     assert main(["methods", "--options"]) == 0
     every = capsys.readouterr().out

@@ -9,6 +9,8 @@ from PIL import Image
 
 from selftaught.app import pretrain as training
 from selftaught.app.cli import main
+from selftaught.app.model import Model
+from selftaught.core.train import train
 from selftaught.data.strokes import draw_strokes
 
 
@@ -40,10 +42,9 @@ def test_a_run_with_labels_goes_on_to_the_same_bits(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(arguments(folder, tmp_path / "whole", "--labelled")) == 0
-    trained = training.train
 
     def stopped(*given: object) -> object:
-        for step, found in enumerate(trained(*given)):  # type: ignore[arg-type]
+        for step, found in enumerate(train(*given)):  # type: ignore[arg-type]
             yield found
             if step == 0:
                 raise KeyboardInterrupt
@@ -52,7 +53,7 @@ def test_a_run_with_labels_goes_on_to_the_same_bits(
         m.setattr(training, "train", stopped)
         assert main(arguments(folder, tmp_path / "half", "--labelled")) != 0
     assert main(arguments(folder, tmp_path / "half", "--resume")) == 0
-    whole, half = (training.Model.load(tmp_path / name / "model").weights for name in ("whole", "half"))
+    whole, half = (Model.load(tmp_path / name / "model").weights for name in ("whole", "half"))
     assert whole.keys() == half.keys() and all(torch.equal(whole[k], half[k]) for k in whole)
     shutil.rmtree(folder / "class 0")
     assert main(arguments(folder, tmp_path / "half", "--resume")) != 0

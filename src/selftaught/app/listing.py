@@ -8,7 +8,7 @@ import dataclasses
 import re
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_type_hints
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +19,9 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.types import Method
 from selftaught.methods import METHODS
 
-LearnsFrom = Literal["pictures", "labels", "both"]
+LearnsFrom = Literal["pictures", "both", "labels"]
+GROUPS: tuple[LearnsFrom, ...] = get_args(LearnsFrom)
+"""The order in which methods are printed; within a group it is that of METHODS."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def methods(name: Positional[str] = "", options: bool = False) -> None:
     """
     if name and name not in METHODS:
         raise ConfigError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-    rows = matrix((name,) if name else tuple(METHODS))
+    rows = sorted(matrix((name,) if name else tuple(METHODS)), key=lambda row: GROUPS.index(row.learns_from))
     table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*dataclasses.astuple(row))
