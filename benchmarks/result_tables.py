@@ -80,6 +80,15 @@ def neighbours_right(name: str, method: str) -> str:
     return " and ".join(f"{100 * summary(rights)[0]:.0f}" for rights in zip(*found, strict=True))
 
 
+def ahead(name: str, a: str, b: str, column: str) -> str:
+    """Points of `a` minus `b` at 1 shot in 5 and 20 ways, paired by size and seed, with the 95 % t-interval."""
+    runs = stored(name)["runs"].values()
+    own = {(r["size"], r["seed"]): r[column] for r in runs if r["name"] == a}
+    pairs = [(own[r["size"], r["seed"]], r[column]) for r in runs if r["name"] == b]
+    gaps = [summary([x[f"{w}w1s"][0] - y[f"{w}w1s"][0] for x, y in pairs]) for w in (5, 20)]
+    return " / ".join(f"{mean:+.1f} ± {half:.1f}" for mean, half in gaps)
+
+
 def cifar(name: str) -> str:
     """Probes of every method of a file, then BMSSL minus each other one as an indented block."""
     runs = stored(name)["runs"]
