@@ -96,8 +96,10 @@ def _by_learner(
         raise DataError(f"head {head!r} works under running statistics only; use --norm running")
     for plan in plans:
         for name, model in models.items():
-            got = few_shot_learner(*_learner(model, head, norm, steps, rate), pictures, plan)
-            shown = (plan.ways, plan.shots, got.mean, got.half_width_95, head, norm)
+            learner, weights = _learner(model, head, norm, steps, rate)
+            got = few_shot_learner(learner, weights, pictures, plan)
+            used = getattr(learner, "norm", norm)
+            shown = (plan.ways, plan.shots, got.mean, got.half_width_95, head, used)
             rows.append(Row(name, *shown, plan.episodes, plan.queries, plan.seed))
         assert pictures.y is not None
         pixels = Features("raw pixels", raw_pixels(pictures.x), "none")

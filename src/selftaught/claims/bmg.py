@@ -214,7 +214,7 @@ def baselines(i: Instance, sets: Sets, seeds: Sequence[int]) -> dict[str, list[f
         net: nn.Module = WithClassifier(build_encoder("conv4", 1, i.size, seed, width=i.width), i.width)
         weights = merged(params_of(net), buffers_of(net))
         weights = merged(weights, estimated_statistics(net, weights, sets.train.x[:1024]))
-        learner = GradientLearner(net, i.inner_steps, 0.4)
+        learner = GradientLearner(net, i.inner_steps, 0.4, norm="support")
         found.append(few_shot_learner(learner, weights, sets.test, plan(i)).mean / 100)
     return {"untrained network, same steps at 0.4": found, "raw pixels, nearest class mean": [pixels]}
 
@@ -269,7 +269,7 @@ def protocol(i: Instance, seeds: Sequence[int], grid: Sequence[tuple[float, floa
         f"Adam with a cosine. Inner and outer rate are chosen for MAML and for L = {i.longest} from {len(grid)} "
         f"pairs each, by {i.tuning_steps} steps under another seed and validation classes; the other L take the "
         f"latter's (Adam divides by the gradient's size). {len(seeds)} seeds; accuracy by "
-        f"running statistics on one list of {i.episodes} test episodes; time is processor time of training alone. "
+        f"statistics of the support on one list of {i.episodes} test episodes; time is processor time of training alone. "
         "The goal is one point below MAML's mean last accuracy; data and time to it are where the curve first "
         "meets it, over where MAML's does."
     )

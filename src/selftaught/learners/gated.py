@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from selftaught.core.functional import apply, part
 from selftaught.core.types import Examples, Params
-from selftaught.learners.gradient import GradientLearner
+from selftaught.learners.gradient import GradientLearner, norm_when
 from selftaught.learners.inner import Rules, descend_detached
 from selftaught.nets.gates import Gated, Layer, by_layer, layers_of, masked, opened
 
@@ -91,4 +91,4 @@ class GatedLearner:
         return torch.cat([opened(s, self.budget) for s in by_layer(scores, layers)])
 
     def _steps(self, gated: Gated) -> GradientLearner:
-        return GradientLearner(gated, self.steps, self.rate)
+        return GradientLearner(gated, self.steps, self.rate, norm=norm_when("all"))

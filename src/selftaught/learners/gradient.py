@@ -52,6 +52,15 @@ class GradientLearner:
         return apply(self.net, adapted, x, "batch" if self.norm == "transductive" else "running").detach()
 
 
+def norm_when(moving: Literal["all", "head"]) -> LearnerNorm:
+    """The inductive statistics that go with an inner loop.
+
+    Averages of training belong to the weights of training: where the steps move the encoder, its maps move away
+    from them, and 5-way accuracy falls to chance. Those of the support, after the steps, belong to it.
+    """
+    return "support" if moving == "all" else "running"
+
+
 def spread_head(weights: Params, ways: int) -> Params:
     """One learned head row for all classes, repeated `ways` times: labels are local to a task, so no class
     may own a row, and permuting classes permutes logits. Rows differ after the first step."""

@@ -31,7 +31,7 @@ from selftaught.core.types import Aux, Params, Task, TaskSource
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.closed_form import features_of, rules_for
-from selftaught.learners.gradient import GradientLearner, spread_head
+from selftaught.learners.gradient import GradientLearner, norm_when, spread_head
 from selftaught.learners.inner import FusedGraph, InnerLoss, descend, descend_detached, runs_batched
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
 from selftaught.losses.straight_through import straight_through
@@ -127,8 +127,8 @@ class BMG:
         return statistics_after(net, params, slow, tasks.query.x.flatten(0, 1))
 
     def learner(self, net: nn.Module) -> GradientLearner:
-        """The same inner loop, with `test_steps` steps."""
-        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving)
+        """The same inner loop, with `test_steps` steps; statistics are the support's where the encoder moves."""
+        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving, norm_when(self.moving))
 
 
 def _problem(moving: str, net: nn.Module, weights: Params, task: Task) -> Problem:

@@ -28,7 +28,7 @@ from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.closed_form import closed_form, features_of, loss_and_logits, rules_for
-from selftaught.learners.gradient import spread_head
+from selftaught.learners.gradient import norm_when, spread_head
 from selftaught.learners.implicit import Proximal, ProximalLearner, descend_implicit
 from selftaught.nets.heads import WithClassifier, width_of
 from selftaught.nets.split import statistics_after
@@ -93,8 +93,8 @@ class IMAML:
         return statistics_after(net, params, slow, tasks.query.x.flatten(0, 1))
 
     def learner(self, net: nn.Module) -> ProximalLearner:
-        """The same problem, with `test_steps` steps."""
-        return ProximalLearner(net, self._proximal(self.test_steps), self.moving)
+        """The same problem, with `test_steps` steps; statistics are the support's where the encoder moves."""
+        return ProximalLearner(net, self._proximal(self.test_steps), self.moving, norm_when(self.moving))
 
     def _proximal(self, steps: int) -> Proximal:
         return Proximal(self.strength, self.inner_rate, steps, self.cg_steps)

@@ -25,7 +25,7 @@ from selftaught.core.types import Aux, Examples, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.closed_form import closed_form, features_of, loss_and_logits, rules_for
-from selftaught.learners.gradient import GradientLearner, spread_head
+from selftaught.learners.gradient import GradientLearner, norm_when, spread_head
 from selftaught.learners.inner import FusedGraph, descend, runs_batched
 from selftaught.nets.conv4_closed import laid_out
 from selftaught.nets.heads import WithClassifier, width_of
@@ -73,8 +73,8 @@ class MAML:
         return statistics_after(net, params, slow, tasks.query.x.flatten(0, 1))
 
     def learner(self, net: nn.Module) -> GradientLearner:
-        """The same inner loop, with `test_steps` steps."""
-        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving)
+        """The same inner loop, with `test_steps` steps; statistics are the support's where the encoder moves."""
+        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving, norm_when(self.moving))
 
 
 class InnerLoop(Protocol):

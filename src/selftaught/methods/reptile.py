@@ -26,7 +26,7 @@ from selftaught.core.over_tasks import Path, over_tasks
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.gradient import GradientLearner, spread_head
+from selftaught.learners.gradient import GradientLearner, norm_when, spread_head
 from selftaught.learners.inner import descend_detached
 from selftaught.losses.matching import half_squared_distance
 from selftaught.losses.straight_through import straight_through
@@ -94,8 +94,8 @@ class Reptile:
         return statistics_after(net, params, slow, tasks.query.x.flatten(0, 1))
 
     def learner(self, net: nn.Module) -> GradientLearner:
-        """The same steps on the whole support, `test_steps` of them."""
-        return GradientLearner(net, self.test_steps, self.inner_rate)
+        """The same steps on the whole support, `test_steps` of them; statistics are the support's."""
+        return GradientLearner(net, self.test_steps, self.inner_rate, norm=norm_when("all"))
 
 
 def trained(net: nn.Module, weights: Params, task: Task, steps: int, rate: float, step_shots: int) -> Params:

@@ -21,7 +21,7 @@ from selftaught.core.over_tasks import Path
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
-from selftaught.learners.gradient import GradientLearner
+from selftaught.learners.gradient import GradientLearner, norm_when
 from selftaught.learners.inner import FusedGraph
 from selftaught.methods.maml import adapted_query_loss
 from selftaught.nets.heads import WithClassifier, width_of
@@ -66,5 +66,5 @@ class UMTRA:
         return statistics_after(net, params, slow, tasks.query.x.flatten(0, 1))
 
     def learner(self, net: nn.Module) -> GradientLearner:
-        """The same inner loop, with `test_steps` steps."""
-        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving)
+        """The same inner loop, with `test_steps` steps; statistics are the support's where the encoder moves."""
+        return GradientLearner(net, self.test_steps, self.inner_rate, self.moving, norm_when(self.moving))
