@@ -88,10 +88,10 @@ def test_own_is_the_learner_that_was_trained(runs: tuple[Path, ...], tmp_path: P
         PICTURES, out=tmp_path / "maml", method=method, size=16, channels=1, views="glyph", steps=3, quiet=True
     )
     expected = few_shot_learner(
-        GradientLearner(model.net, 4, 0.4), model.weights, PICTURES, EpisodePlan(3, 1, 2, 20)
+        GradientLearner(model.net, 4, 0.4, norm="support"), model.weights, PICTURES, EpisodePlan(3, 1, 2, 20)
     )
     rows = evaluate({"maml": model}, PICTURES, ways=(3,), shots=(1,), queries=2, episodes=20, head="own")
-    assert (rows[0].mean, rows[0].head, rows[0].norm) == (expected.mean, "own", "running")
+    assert (rows[0].mean, rows[0].head, rows[0].norm) == (expected.mean, "own", "support")
     assert [r.head for r in rows[1:]] == ["prototype"] * 2
     pair = compared({"maml": model, **loaded(runs[:2])}, PICTURES, 3, 1, 2, 20, 0, "own")
     assert pair.accuracy["maml"].mean == expected.mean

@@ -183,7 +183,7 @@ def evaluate(
     episodes: int = 600,
     seed: int = 0,
     head: EvaluationHead = "prototype",
-    norm: LearnerNorm = "running",
+    norm: LearnerNorm | None = None,
     probes: bool = False,
     json: bool = False,
 ) -> None:
@@ -199,7 +199,8 @@ def evaluate(
         seed: Of the task list.
         head: prototype, ridge, logistic on fixed features; steps: a few inner steps of the whole network; own: as
             the method itself meets a new task.
-        norm: Which batch statistics: of training, of the support set, or of the query batch (transductive).
+        norm: Which batch statistics: of training (running, the default), of the support set (the default with
+            --head steps), or of the query batch (transductive).
         probes: Also a linear probe, nearest neighbours, geometry and the collision rate of pseudo-tasks.
         json: Rows as JSON.
     """

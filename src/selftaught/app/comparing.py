@@ -164,7 +164,11 @@ def drawing(found: Compared) -> str:
 def as_json(found: Compared, runs: Sequence[Path]) -> dict[str, Any]:
     """Plain JSON values, in percent; a half width is null where there is one episode only."""
     return {
-        "plan": {**vars(found.plan), "head": found.head, "norm": "running"},
+        "plan": {
+            **vars(found.plan),
+            "head": found.head,
+            "norm": "each learner's own" if found.head == "own" else "running",
+        },
         "runs": [
             {"name": name, "folder": run, **_figures(a)}
             for run, (name, a) in zip(runs, found.accuracy.items(), strict=True)

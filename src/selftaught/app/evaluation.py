@@ -14,7 +14,7 @@ from selftaught.data.pictures import Pictures
 from selftaught.evaluate.baselines import raw_pixels, untrained_features
 from selftaught.evaluate.fewshot import few_shot_learner
 from selftaught.evaluate.table import Features, Row, evaluate_features
-from selftaught.learners.gradient import GradientLearner
+from selftaught.learners.gradient import GradientLearner, norm_when
 from selftaught.learners.prototype import LearnerNorm, PrototypeLearner
 from selftaught.nets import build_encoder
 from selftaught.nets.heads import EncoderOnly, WithClassifier
@@ -33,7 +33,7 @@ def evaluate(
     episodes: int = 600,
     seed: int = 0,
     head: EvaluationHead = "prototype",
-    norm: LearnerNorm = "running",
+    norm: LearnerNorm | None = None,
     steps: int = 10,
     rate: float = 0.05,
 ) -> list[Row]:
@@ -41,8 +41,9 @@ def evaluate(
 
     `queries` None takes 15 a class, or as many as the smallest class leaves. `head` "steps" adapts encoder and
     a linear head by `steps` inner steps from a head of zeros; "own" meets each task as the method itself does
-    (`Model.learner`), with the heads it has learned. `norm` other than "running" needs the head "prototype" or
-    "steps". Beside "steps", "own" and such a `norm` the baselines are nearest class means.
+    (`Model.learner`), with the heads it has learned. `norm` None is "support" for "steps" (`norm_when`), else
+    "running"; any but "running" needs the head "prototype" or "steps". Beside "steps", "own" and such a `norm` the
+    baselines are nearest class means.
     Raises TooFewPicturesError naming the class when a class cannot fill an episode, DataError without labels.
     """
     if pictures.y is None:
@@ -50,6 +51,7 @@ def evaluate(
     plans = [
         EpisodePlan(n, k, queries or fitting_queries(pictures, k), episodes, seed) for n in ways for k in shots
     ]
+    norm = norm or (norm_when("all") if head == "steps" else "running")
     if head == "steps" or head == "own" or norm != "running":
         return _by_learner(models, pictures, plans, head, norm, steps, rate)
     sets = [Features(name, model.features(pictures)) for name, model in models.items()]

@@ -269,7 +269,7 @@ def protocol(i: Instance, seeds: Sequence[int], grid: Sequence[tuple[float, floa
         f"Adam with a cosine. Inner and outer rate are chosen for MAML and for L = {i.longest} from {len(grid)} "
         f"pairs each, by {i.tuning_steps} steps under another seed and validation classes; the other L take the "
         f"latter's (Adam divides by the gradient's size). {len(seeds)} seeds; accuracy by "
-        f"statistics of the support on one list of {i.episodes} test episodes; time is processor time of training alone. "
+        f"the support's statistics on one list of {i.episodes} test episodes; time is processor time of training. "
         "The goal is one point below MAML's mean last accuracy; data and time to it are where the curve first "
         "meets it, over where MAML's does."
     )
