@@ -56,7 +56,7 @@ MAKERS: Mapping[str, Callable[[int], Method]] = {
 
 PROBES = ("linear", "knn")
 _ORDER_SEED, _TUNING = 10, 10_000
-_LOOSE = ("command", "commit", "seeds", "method")
+_LOOSE = ("command", "commit", "seeds", "method", "machine")
 """Parts of the protocol that a table may go on under."""
 
 
