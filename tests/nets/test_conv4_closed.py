@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from selftaught.core.functional import Norm, set_norm
 from selftaught.nets.conv4 import Conv4
-from selftaught.nets.conv4_closed import serves
+from selftaught.nets.conv4_closed import serves, train_step_features
 
 NOT_TRAINING: tuple[Norm, ...] = ("running", "batch")
 CASES = [(1, 28, "flatten"), (3, 33, "flatten"), (2, 47, "mean")]
@@ -39,11 +39,14 @@ def plain(net: Conv4, x: Tensor) -> Tensor:
     return net.upper(net.lower(x))
 
 
+def closed(net: Conv4, x: Tensor) -> Tensor:
+    return train_step_features(net.blocks, x, net.readout == "mean")
+
+
 @each_case
 def test_same_features_gradients_and_averages(channels: int, size: int, readout: str) -> None:
     net, other, x = both(channels, size, readout)
-    got, want = net(x), plain(other, x)
-    assert type(got.grad_fn).__name__ != type(want.grad_fn).__name__
+    got, want = closed(net, x), plain(other, x)
     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
     direction = torch.randn_like(want)
     ours = torch.autograd.grad(got, list(net.parameters()), direction)
@@ -63,13 +66,16 @@ def test_second_derivative_is_autograds(channels: int, size: int, readout: str) 
         return torch.autograd.grad(torch.stack([g.square().sum() for g in slope]).sum(), weights)
 
     theirs = norm_of_gradient(other, lambda x: plain(other, x))
-    torch.testing.assert_close(norm_of_gradient(net, net), theirs, rtol=1e-8, atol=1e-8)
+    ours = norm_of_gradient(net, lambda x: closed(net, x))
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def test_where_it_does_not_serve() -> None:
     """Whatever watches, transforms or freezes the operations in between gets them."""
     net, _, x = both(1, 28, "flatten")
     assert serves(net.blocks, x)
+    assert type(net(x).grad_fn).__name__ == type(closed(net, x).grad_fn).__name__
+    assert not serves(net.blocks, x.expand(-1, 3, -1, -1)), "colour"
     assert not serves(net.blocks, x.clone().requires_grad_()), "the gradient of the pictures is wanted"
     with torch.no_grad():
         assert not serves(net.blocks, x)

@@ -1,7 +1,7 @@
 """Conv4's forward and backward pass put together from the closed-form blocks of `conv4_calculus.py`.
 
-`train_step_features` is what Conv4 runs in a plain training step on a CPU: the same function, the same gradient
-and the same moved averages in less time and memory than operation by operation. Where that gradient is
+`train_step_features` is what Conv4 runs in a plain training step on pictures of one channel on a CPU: the same
+function, the same gradient and the same moved averages, faster than operation by operation. Where that gradient is
 differentiated again, autograd gets the operations.
 """
 
@@ -168,9 +168,14 @@ def features_in_closed_form(
 
 def serves(blocks: nn.ModuleList, x: Tensor) -> bool:
     """Whether this pass is a plain training step on a CPU: normalised by its batch with averages that move, with a
-    gradient for weights and none for pictures, nothing that watches or transforms the operations in between."""
+    gradient for weights and none for pictures, nothing that watches or transforms the operations in between.
+
+    Pictures have one channel: for colour it is the faster only where freed memory goes back to the system, and
+    the slower in the command line, which keeps it (`core.memory`).
+    """
     return (
         x.device.type == "cpu"
+        and x.shape[1] == 1
         and torch.is_grad_enabled()
         and not x.requires_grad
         and not torch._C._are_functorch_transforms_active()
