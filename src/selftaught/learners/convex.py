@@ -20,7 +20,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply, part
 from selftaught.core.types import Examples, Params
 from selftaught.learners.heads import one_hot
-from selftaught.learners.prototype import LearnerNorm, apply_recorded
+from selftaught.learners.prototype import LearnerNorm, embed_support
 from selftaught.learners.ridge import Ridge, SolvedRidge
 
 _HALVINGS = 6
@@ -210,11 +210,7 @@ class LogisticLearner:
     def adapt(self, weights: Params, support: Examples, ways: int) -> SolvedRidge:
         """The head of one support set: `x` [S C H W], `y` [S] or None if ordered by shot, then class."""
         net, own = self.net.get_submodule("encoder"), part(weights, "encoder")
-        if self.norm == "support":
-            z, found = apply_recorded(net, own, support.x)
-            own = own | found
-        else:
-            z = apply(net, own, support.x, "running" if self.norm == "running" else "batch")
+        z, own = embed_support(net, own, support.x, self.norm)
         return SolvedRidge(solve_logistic(weights, z, ways, support.y, self.newton)[0], own)
 
     @torch.no_grad()

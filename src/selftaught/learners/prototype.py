@@ -57,12 +57,7 @@ class PrototypeLearner:
         net = self._embedder()
         if self.norm == "running":
             _need_statistics(net, own)
-            z = apply(net, own, support.x, "running")
-        elif self.norm == "support":
-            z, found = apply_recorded(net, own, support.x)
-            own = {**own, **found}
-        else:
-            z = apply(net, own, support.x, "batch")
+        z, own = embed_support(net, own, support.x, self.norm)
         if self.distance == "cosine":
             z = normalise(z)
         return Prototypes(prototypes(z, ways, support.y), own)
@@ -93,6 +88,14 @@ def _need_statistics(net: nn.Module, weights: Params) -> None:
                 f"norm='running' needs the statistic {key}, but {where}; pass parameters and buffers "
                 "together, or use norm='support'"
             )
+
+
+def embed_support(net: nn.Module, weights: Params, x: Tensor, norm: LearnerNorm) -> tuple[Tensor, Params]:
+    """`net(x)` of a support set under the named statistics, and the weights for its queries."""
+    if norm == "support":
+        z, found = apply_recorded(net, weights, x)
+        return z, {**weights, **found}
+    return apply(net, weights, x, "running" if norm == "running" else "batch"), weights
 
 
 def apply_recorded(net: nn.Module, weights: Params, x: Tensor) -> tuple[Tensor, Params]:

@@ -17,7 +17,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply, part
 from selftaught.core.types import Examples, Params
 from selftaught.learners.heads import one_hot, ridge
-from selftaught.learners.prototype import LearnerNorm, apply_recorded
+from selftaught.learners.prototype import LearnerNorm, embed_support
 
 
 class WithRidge(nn.Module):
@@ -90,11 +90,7 @@ class RidgeLearner:
     def adapt(self, weights: Params, support: Examples, ways: int) -> SolvedRidge:
         """The head of one support set: `x` [S C H W], `y` [S] or None if ordered by shot, then class."""
         net, own = self.net.get_submodule("encoder"), part(weights, "encoder")
-        if self.norm == "support":
-            z, found = apply_recorded(net, own, support.x)
-            own = own | found
-        else:
-            z = apply(net, own, support.x, "running" if self.norm == "running" else "batch")
+        z, own = embed_support(net, own, support.x, self.norm)
         return SolvedRidge(solve_ridge(weights, z, ways, support.y), own)
 
     @torch.no_grad()
