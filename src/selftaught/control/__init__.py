@@ -1,0 +1,1 @@
+"""Reinforcement learning that recognises its task from experience (MoSS)."""
