@@ -66,6 +66,18 @@ def test_the_command_prints_and_writes(
     assert main(["claim", "small", "--json", str(tmp_path)]) == 6
 
 
+def test_a_claim_without_a_page_says_so_before_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(quick: bool) -> Outcome:
+        raise AssertionError("it ran")
+
+    monkeypatch.setattr("selftaught.claims.CLAIMS", {**CLAIMS, "small": run})
+    assert main(["claim", "small", "--page", str(tmp_path / "page.html")]) == 5
+    assert "draws no page" in (said := " ".join(capsys.readouterr().err.split())) and "hegr" in said
+    assert not list(tmp_path.iterdir())
+
+
 def test_in_a_pipe_a_row_is_a_line_and_quick_says_what_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,3 +108,11 @@ def test_ten_scenes_are_a_page(tmp_path: Path) -> None:
     text = file.read_text(encoding="utf-8")
     assert text.count("<h2>") == 10 and text.count("data:image/png") == 30
     assert all(name in text for name in NAMES.values())
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "deep" / "scenes.html"
+    assert main(["claim", "hegr", "--quick", "--page", str(file)]) == 0
+    assert f"page: {file}" in capsys.readouterr().out.replace("\n", "")
+    assert [p.name for p in file.parent.iterdir()] == ["scenes.html"]
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")

@@ -18,21 +18,28 @@ from selftaught.core.errors import ConfigError
 _out = Console(soft_wrap=True, highlight=False, markup=False)
 
 
-def claim(name: Positional[str] = "", quick: bool = False, json: Path | None = None) -> None:
+def claim(
+    name: Positional[str] = "", quick: bool = False, json: Path | None = None, page: Path | None = None
+) -> None:
     """Show a paper's headline claim by an experiment of our own, with the regime where it fails.
 
     Args:
         name: Of the claim; without one, all names are listed.
         quick: Seconds instead of minutes: that it runs, on budgets too small to tell whether the claim holds.
         json: Also write the outcome to this file, with command, commit, machine, seeds and seconds.
+        page: Also write examples of what the models do to this HTML file, for claims that have them to show.
     """
-    from selftaught.claims import CLAIMS
+    from selftaught.claims import CLAIMS, PAGES
 
     if not name:
         _out.print("claims: " + ", ".join(CLAIMS))
         return
     if name not in CLAIMS:
         raise ConfigError(f"there is no claim {name!r}; there are {', '.join(CLAIMS)}")
+    if page is not None and name not in PAGES:
+        raise ConfigError(
+            f"the claim {name!r} draws no page; leave --page out (there is one for {', '.join(PAGES)})"
+        )
     # Taken before: other commits may be made while it runs.
     at = provenance.commit()
     began, worked = time.perf_counter(), time.process_time()
@@ -44,6 +51,9 @@ def claim(name: Positional[str] = "", quick: bool = False, json: Path | None = N
     if json is not None:
         write_json(json, record(done, quick, at, spent))
         _out.print(f"written to {json}")
+    if page is not None:
+        PAGES[name](page, quick)
+        _out.print(f"page: {page}")
 
 
 def show(done: Outcome) -> None:

@@ -1,6 +1,7 @@
 """Each system's headline claim, shown by an experiment of our own: `selftaught claim NAME`."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from selftaught.claims import blur, bmg, bmssl, clip, fcrl, hegr, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
@@ -19,4 +20,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 
-__all__ = ["CLAIMS", "Outcome"]
+PAGES: Mapping[str, Callable[[Path, bool], None]] = {"hegr": hegr.write_scenes}
+"""Claims with examples to look at: writes them to an HTML file; the second argument asks for the quick version."""
+
+__all__ = ["CLAIMS", "PAGES", "Outcome"]
