@@ -108,5 +108,8 @@ def test_the_page_shows_pictures_and_marks(tmp_path: Path) -> None:
     assert text.count("data:image/png;base64,") == 6 and "Scenes &amp; texts" in text
     assert len(re.findall(r'class="right"', text)) == 5 and len(re.findall(r'class="wrong"', text)) == 1
     assert "&lt;b&gt;nonsense" in text and "<b>" not in text and "<script" not in text
+    assert "of 6: ours 5." in text
+    tags = [f">{n + 1}</b>" for n in range(len(SCENES[0].shapes))]
+    assert all(text.count(tag) == 6 for tag in tags)
     with pytest.raises(ValueError, match="2 scenes"):
         write_page(file, "", "", SCENES[:2], true, {"ours": true[:1] * 3})
