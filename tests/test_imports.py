@@ -1,10 +1,13 @@
-"""The package imports without its heavy or fragile neighbours, and quickly."""
+"""The package imports without its heavy or fragile neighbours, and help without the heavy ones."""
 
 import os
 import subprocess
 import sys
 
+import pytest
+
 BLOCKED = ("torchvision", "timm", "gradio", "faiss", "open_clip", "flwr", "gymnasium")
+HEAVY = ("torch", "numpy", "scipy", "sklearn", "kornia", "PIL", "safetensors", "jaxtyping", "einops", "jinja2")
 
 IMPORT_ALL = f"""
 import sys
@@ -43,6 +46,22 @@ def test_every_module_imports_without_optional_packages() -> None:
 
 def test_the_package_alone_loads_nothing_heavy() -> None:
     """So that `selftaught --help` and reading the version do not wait for torch."""
-    heavy = ("torch", "numpy", "kornia", "sklearn", "PIL", "tyro")
+    heavy = (*HEAVY, "tyro", "rich")
     code = f"import sys, selftaught; print([m for m in {heavy!r} if m in sys.modules], selftaught.__version__)"
     assert python(code).startswith("[] ")
+
+
+@pytest.mark.parametrize("args", [["--help"], ["pretrain", "--help"], ["claim", "--help"]])
+def test_help_does_not_wait_for_torch(args: list[str]) -> None:
+    code = f"""
+import sys
+from selftaught.app.cli import main
+try:
+    main({args!r})
+except SystemExit as end:
+    assert not end.code, end.code
+print([m for m in {HEAVY!r} if m in sys.modules])
+"""
+    out = python(code)
+    assert "usage: selftaught" in out
+    assert out.splitlines()[-1] == "[]"

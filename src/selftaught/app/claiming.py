@@ -3,7 +3,7 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +12,10 @@ from tyro.conf import Positional
 from selftaught.app import provenance
 from selftaught.app.tabular import table_console
 from selftaught.artifacts.files import write_json
-from selftaught.claims.outcome import Estimate, Outcome, as_json
 from selftaught.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from selftaught.claims.outcome import Outcome
 
 _out = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -56,7 +58,7 @@ def claim(
         _out.print(f"page: {page}")
 
 
-def show(done: Outcome) -> None:
+def show(done: "Outcome") -> None:
     """Print an outcome: paper, claim, protocol, table, verdict, losing regime."""
     for word, text in (("paper", done.paper), ("claim", done.claim), ("protocol", done.protocol)):
         _out.print(f"{word}: {text}")
@@ -68,8 +70,10 @@ def show(done: Outcome) -> None:
     _out.print(f"where it fails: {done.losing}")
 
 
-def record(done: Outcome, quick: bool, at: str, seconds: dict[str, float]) -> dict[str, Any]:
+def record(done: "Outcome", quick: bool, at: str, seconds: dict[str, float]) -> dict[str, Any]:
     """The outcome as plain JSON values with the command that repeats it; `seconds` by clock and processor."""
+    from selftaught.claims.outcome import as_json
+
     return {
         **as_json(done),
         "quick": quick,
@@ -81,6 +85,8 @@ def record(done: Outcome, quick: bool, at: str, seconds: dict[str, float]) -> di
     }
 
 
-def seeds(done: Outcome) -> int:
+def seeds(done: "Outcome") -> int:
     """Training seeds of the best repeated cell; 1 where there is no estimate."""
+    from selftaught.claims.outcome import Estimate
+
     return max([c.seeds for row in done.rows for c in row.values() if isinstance(c, Estimate)], default=1)

@@ -3,19 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 import torch
 
+from selftaught.app.choices import Head as Head
 from selftaught.app.model import Model
 from selftaught.artifacts.files import read_json, write_json
 from selftaught.artifacts.tensors import load_tensors, save_tensors
 from selftaught.core.errors import DataError, RunError
 from selftaught.data.pictures import Pictures, Skipped
 from selftaught.evaluate.estimators import FewShotClassifier
-
-Head = Literal["prototype", "ridge", "logistic"]
 
 CLASSIFIER_FORMAT = 1
 _JSON, _SUPPORT, _MODEL = "classifier.json", "support.safetensors", "model"

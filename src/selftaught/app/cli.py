@@ -6,26 +6,24 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from selftaught.app.choices import EvaluationHead, Head
 from selftaught.app.claiming import claim
-from selftaught.app.classifier import Classifier, Head, Prediction, summary_of_skipped
-from selftaught.app.comparing import compare
-from selftaught.app.evaluation import EvaluationHead, as_json
-from selftaught.app.listing import methods
-from selftaught.app.naming import NameClassifier, search
-from selftaught.app.pairs import pictures_for, reads_captions
-from selftaught.app.pretrain import pretrain as run_pretrain
+from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
 from selftaught.core.errors import ConfigError, SelftaughtError
 from selftaught.core.memory import keep_freed_memory
-from selftaught.data.pictures import Skipped
-from selftaught.evaluate.table import Row
-from selftaught.learners.prototype import LearnerNorm
+from selftaught.learners.norms import LearnerNorm
+
+# What a command works with is imported when it runs: `selftaught --help` must not wait for torch.
+if TYPE_CHECKING:
+    from selftaught.app.classifier import Prediction
+    from selftaught.evaluate.table import Row
 
 _out = Console(soft_wrap=True, highlight=False, markup=False)
 _err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
@@ -70,9 +68,11 @@ def pretrain(
         report: Write report.html at the end.
     """
     from selftaught.app.config import parse_options
+    from selftaught.app.pairs import pictures_for, reads_captions
+    from selftaught.app.pretrain import pretrain as run_pretrain
 
     model = run_pretrain(
-        _place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
+        place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
         channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, seed=seed,
         resume=resume, init_from=init_from, command=_command(),
     )  # fmt: skip
@@ -81,8 +81,8 @@ def pretrain(
         from selftaught.app.reporting import write_run_report
 
         config = model.config
-        pictures = pictures_for(config.method, _place(data), config.size, config.channels)
-        _say_skipped(pictures.skipped)
+        pictures = pictures_for(config.method, place(data), config.size, config.channels)
+        say_skipped(pictures.skipped)
         _out.print(f"report: {write_run_report(out, pictures)}")
     named = reads_captions(model.config.method)
     after = "predict {} PICTURE --classes NAME NAME" if named else "adapt {} LABELLED_FOLDER --out clf"
@@ -100,13 +100,13 @@ def adapt(
         out: The classifier folder to make.
         head: What is fitted on the embeddings.
     """
-    classifier = _model(run).adapt(labelled, head)
+    classifier = opened(run).adapt(labelled, head)
     classifier.save(out)
-    counts = ", ".join(
-        f"{name} {int((classifier.support.y == i).sum())}" for i, name in enumerate(classifier.classes)
-    )
+    y = classifier.support.y
+    assert y is not None
+    counts = ", ".join(f"{name} {int((y == i).sum())}" for i, name in enumerate(classifier.classes))
     _out.print(f"classifier: {out} ({counts})")
-    _say_skipped(classifier.skipped)
+    say_skipped(classifier.skipped)
     _out.print(f"next: selftaught predict {shlex.quote(str(out))} PICTURE")
 
 
@@ -130,48 +130,24 @@ def predict(
         templates: With --classes, sentences with {} for the name, whose mean is taken.
         examples: With --classes, a folder with a few pictures of some of them, a subfolder for each.
     """
+    from selftaught.app.classifier import Classifier
+    from selftaught.app.naming import NameClassifier
+
     loaded: Classifier | NameClassifier
     if classes:
-        loaded = NameClassifier.of(_model(classifier), classes, templates, examples)
+        loaded = NameClassifier.of(opened(classifier), classes, templates, examples)
     else:
         loaded = Classifier.load(classifier)
     if not pictures:
         raise ConfigError("no pictures given: selftaught predict CLASSIFIER PICTURE [PICTURE ...]")
     read = [loaded.model.read(p) for p in pictures]
     found = [p for pictures in read for p in loaded.predict_pictures(pictures, neighbours)]
-    _say_skipped([s for pictures in read for s in pictures.skipped])
+    say_skipped([s for pictures in read for s in pictures.skipped])
     if json:
         for one in found:
             print(_json(one.as_json()))
     else:
         _predictions(found)
-
-
-def embed(run: Positional[Path], data: Positional[str], out: Path = Path("vectors.npz")) -> None:
-    """Write the embedding of every picture.
-
-    Args:
-        run: A run, model or classifier folder.
-        data: A folder or file.
-        out: An .npz file with `vectors` [n D] float32 and `names` [n].
-    """
-    import numpy as np
-
-    from selftaught.artifacts.files import write_atomically
-
-    if out.suffix != ".npz":
-        raise ConfigError(f"{out}: vectors are written as .npz; name the file something.npz")
-    model = _model(run)
-    pictures = model.read(_place(data))
-    vectors, names = model.features(pictures).numpy(), np.array(pictures.names)
-
-    def write(path: Path) -> None:
-        with path.open("wb") as file:
-            np.savez(file, vectors=vectors, names=names)
-
-    write_atomically(out, write)
-    _out.print(f"{out}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
-    _say_skipped(pictures.skipped)
 
 
 def evaluate(
@@ -204,10 +180,11 @@ def evaluate(
         probes: Also a linear probe, nearest neighbours, geometry and the collision rate of pseudo-tasks.
         json: Rows as JSON.
     """
+    from selftaught.app.evaluation import as_json
     from selftaught.app.evaluation import evaluate as measure
 
-    model = _model(run)
-    pictures = model.read(_place(labelled), labelled=True)
+    model = opened(run)
+    pictures = model.read(place(labelled), labelled=True)
     rows = measure(
         {model.config.method: model}, pictures, ways=ways, shots=shots, queries=queries, episodes=episodes,
         seed=seed, head=head, norm=norm,
@@ -223,43 +200,7 @@ def evaluate(
 
         for line in inspect(model, pictures, seed):
             _err.print(line)
-    _say_skipped(pictures.skipped)
-
-
-def report(run: Positional[Path]) -> None:
-    """Write the report of a run again, with the evaluations made since.
-
-    Args:
-        run: A run folder.
-    """
-    from selftaught.app.reporting import write_run_report
-
-    _out.print(f"report: {write_run_report(run)}")
-
-
-def doctor(
-    data: Positional[str], labelled: bool = False, ways: int | None = None, shots: int | None = None
-) -> None:
-    """Look at pictures before training: duplicates, blanks, uneven or small classes, files that fail.
-
-    Args:
-        data: A folder.
-        labelled: Subfolders are classes.
-        ways: Classes in the tasks to come.
-        shots: Labelled pictures per class in the tasks to come.
-    """
-    from selftaught.app.doctor import examine
-    from selftaught.app.sources import as_pictures
-    from selftaught.data.views import choose_recipe
-
-    pictures = as_pictures(_place(data), 64, 3, labelled=labelled or ways is not None)
-    recipe, reason = choose_recipe(pictures)
-    marks = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
-    _out.print(f"{len(pictures)} pictures; views would be {recipe!r}, because {reason}")
-    for finding in examine(pictures, ways=ways, shots=shots):
-        _out.print(f"{marks[finding.level]} {finding.title}: {finding.detail}")
-        if finding.way_out:
-            _out.print(f"        {finding.way_out}")
+    say_skipped(pictures.skipped)
 
 
 def demo(out: Path | None = None, steps: int = 0, seed: int = 0, json: Path | None = None) -> None:
@@ -274,6 +215,7 @@ def demo(out: Path | None = None, steps: int = 0, seed: int = 0, json: Path | No
     from selftaught.app import provenance
     from selftaught.app.demo import STEPS, overlapping
     from selftaught.app.demo import demo as run_demo
+    from selftaught.app.evaluation import as_json
 
     at = provenance.commit()
     done = run_demo(out or _free("demo-run"), steps or STEPS, seed, command=_command())
@@ -340,17 +282,6 @@ def _free(name: str) -> Path:
     return next(p for i in range(1, 10_000) if not (p := Path(name if i == 1 else f"{name}-{i}")).exists())
 
 
-def _place(data: str) -> Any:
-    return data if data.partition(":")[0] == "emoji" else Path(data)
-
-
-def _model(folder: Path) -> Any:
-    from selftaught.app.loading import load
-
-    found = load(folder)
-    return found.model if isinstance(found, Classifier) else found
-
-
 def _command() -> str:
     return shlex.join(["selftaught", *sys.argv[1:]])
 
@@ -359,12 +290,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _say_skipped(skipped: Sequence[Skipped]) -> None:
-    if skipped:
-        _err.print(summary_of_skipped(skipped))
-
-
-def _accuracies(rows: Sequence[Row]) -> None:
+def _accuracies(rows: "Sequence[Row]") -> None:
     table = Table("features", "task", "accuracy % (95 % interval)", "head", "norm", "episodes", "queries")
     for r in rows:
         figures = f"{r.mean:.1f} ± {r.half_width:.1f}"
@@ -374,7 +300,7 @@ def _accuracies(rows: Sequence[Row]) -> None:
     Console(width=None if _out.is_terminal else 120).print(table)
 
 
-def _predictions(found: Sequence[Prediction]) -> None:
+def _predictions(found: "Sequence[Prediction]") -> None:
     for one in found:
         near = "; ".join(f"{n.name} ({n.label}, {n.similarity:.2f})" for n in one.neighbours)
         _out.print(f"{one.name}: {one.label} ({one.probability:.2f})" + (f" - nearest: {near}" if near else ""))

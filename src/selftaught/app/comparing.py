@@ -1,27 +1,22 @@
-"""`selftaught compare`: finished runs on one list of episodes, with paired differences and a picture."""
+"""What `selftaught compare` does: finished runs on one list of episodes, with paired differences and a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
 
+from selftaught.app.choices import ComparisonHead
 from selftaught.app.drawings import Interval, intervals
 from selftaught.app.evaluation import fitting_queries
 from selftaught.app.model import Model
-from selftaught.app.tabular import table_console
-from selftaught.artifacts.files import write_json, write_text
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, DataError, RunError
 from selftaught.evaluate.fewshot import Accuracy, few_shot_learner, few_shot_on, paired_difference
 from selftaught.tasks.episodes import EpisodePlan, draw_episodes
-
-ComparisonHead = Literal["prototype", "ridge", "logistic", "own"]
 
 
 @dataclass(frozen=True)
@@ -32,45 +27,6 @@ class Compared:
     head: ComparisonHead
     accuracy: Mapping[str, Accuracy]
     differences: Mapping[tuple[str, str], Accuracy]
-
-
-def compare(
-    runs: Positional[tuple[Path, ...]],
-    labelled: str,
-    out: Path = Path("comparison.svg"),
-    ways: int = 5,
-    shots: int = 1,
-    queries: int | None = None,
-    episodes: int = 600,
-    seed: int = 0,
-    head: ComparisonHead = "prototype",
-    json: Path | None = None,
-) -> None:
-    """Compare finished runs on the same episodes: accuracies, paired differences, a picture.
-
-    Args:
-        runs: Two or more run folders.
-        labelled: One subfolder per class; "emoji:test" stands for the packaged classes never trained on.
-        out: The picture to write, an .svg file.
-        ways: Classes in a task.
-        shots: Labelled pictures per class.
-        queries: Pictures per class to name (15, or as many as the smallest class leaves).
-        episodes: Random tasks; the same list for every run.
-        seed: Of the task list.
-        head: prototype, ridge or logistic, on fixed features; own: each run by the learner it was trained with.
-        json: Also write the figures to this file.
-    """
-    if out.suffix != ".svg":
-        raise ConfigError(f"{out}: the picture is written as .svg; name the file something.svg")
-    models = loaded(runs)
-    found = compared(models, labelled, ways, shots, queries, episodes, seed, head)
-    write_text(out, drawing(found))
-    if json is not None:
-        write_json(json, as_json(found, runs))
-    shown = Console(soft_wrap=True, highlight=False, markup=False)
-    for table in tables(found):
-        table_console().print(table)
-    shown.print(f"picture: {out}" + (f"; figures: {json}" if json else ""))
 
 
 def loaded(runs: Sequence[Path]) -> dict[str, Model]:

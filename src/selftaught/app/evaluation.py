@@ -1,11 +1,12 @@
 """Few-shot accuracy of a model beside its baselines, on one list of episodes."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from selftaught.app.choices import EvaluationHead as EvaluationHead
 from selftaught.app.model import Model
 from selftaught.core.errors import DataError, TooFewPicturesError
 from selftaught.core.functional import part
@@ -19,8 +20,6 @@ from selftaught.learners.prototype import LearnerNorm, PrototypeLearner
 from selftaught.nets import build_encoder
 from selftaught.nets.heads import EncoderOnly, WithClassifier
 from selftaught.tasks.episodes import EpisodePlan
-
-EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""`selftaught methods`: what every method learns from, where its tasks come from, its learner, its objective.
+"""The matrix of methods: what each learns from, where its tasks come from, its learner, its objective.
 
 All of it is read from the methods themselves - what `source` accepts and the first lines of their docstrings -
 so a new method is listed by its line in `METHODS`.
@@ -7,15 +7,12 @@ so a new method is listed by its line in `METHODS`.
 import dataclasses
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args, get_type_hints
 
-from rich.console import Console
 from rich.table import Table
-from tyro.conf import Positional
 
-from selftaught.app.tabular import table_console
-from selftaught.core.errors import ConfigError
 from selftaught.core.types import Method
 from selftaught.methods import METHODS
 
@@ -35,26 +32,20 @@ class Listed:
     objective: str
 
 
-def methods(name: Positional[str] = "", options: bool = False) -> None:
-    """List the methods: what they learn from, their tasks, learner and objective.
+def grouped(names: Sequence[str]) -> list[Listed]:
+    """The matrix of these methods, by what they learn from."""
+    return sorted(matrix(names), key=lambda row: GROUPS.index(row.learns_from))
 
-    Args:
-        name: Only this method, with its options.
-        options: Also the options of each.
-    """
-    if name and name not in METHODS:
-        raise ConfigError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
-    rows = sorted(matrix((name,) if name else tuple(METHODS)), key=lambda row: GROUPS.index(row.learns_from))
+
+def as_table(rows: Sequence[Listed]) -> Table:
+    """The rows for a terminal."""
     table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
     for row in rows:
         table.add_row(*dataclasses.astuple(row))
-    table_console().print(table)
-    plain = Console(soft_wrap=True, highlight=False, markup=False)
-    for row in rows if name or options else ():
-        plain.print(f"\n{row.name}: " + ", ".join(options_of(METHODS[row.name])), style="dim")
+    return table
 
 
-def matrix(names: tuple[str, ...]) -> list[Listed]:
+def matrix(names: Sequence[str]) -> list[Listed]:
     """A row for each name, in order."""
     return [_listed(name, METHODS[name]) for name in names]
 

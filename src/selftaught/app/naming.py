@@ -2,19 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
 from torch import Tensor
-from tyro.conf import Positional
 
-from selftaught.app.classifier import Classifier, Prediction, summary_of_skipped
-from selftaught.app.loading import load
+from selftaught.app.classifier import Prediction
 from selftaught.app.model import Model
-from selftaught.core.errors import ConfigError, DataError, RunError
+from selftaught.core.errors import DataError, RunError
 from selftaught.core.functional import apply, in_batches
 from selftaught.data.pictures import Pictures
 from selftaught.learners.heads import normalise, prototypes
@@ -111,36 +107,3 @@ def _with_words(model: Model) -> CLIP:
 
 def _scale(model: Model) -> float:
     return float(clamped_scale(model.weights["log_scale"]))
-
-
-def opened(folder: Path) -> Model:
-    """The model of a run, model or classifier folder."""
-    found = load(folder)
-    return found.model if isinstance(found, Classifier) else found
-
-
-def search(
-    run: Positional[Path],
-    pictures: Positional[str],
-    text: Positional[str],
-    best: int = 10,
-    templates: tuple[str, ...] = PLAIN,
-) -> None:
-    """Find the pictures that a text describes, by a model trained with captions.
-
-    Args:
-        run: A run or model folder made with --method clip.
-        pictures: A folder or file.
-        text: What to look for, in words of the captions.
-        best: How many pictures to show.
-        templates: Sentences with {} for the text, whose mean is taken.
-    """
-    if best < 1:
-        raise ConfigError(f"--best {best} shows nothing; use at least 1")
-    model = opened(run)
-    read = model.read(Path(pictures) if Path(pictures).exists() else pictures)
-    out, err = (Console(soft_wrap=True, highlight=False, markup=False, stderr=e) for e in (False, True))
-    for name, cosine in found_by(model, read, text, templates)[:best]:
-        out.print(f"{cosine:.3f} {name}")
-    if read.skipped:
-        err.print(summary_of_skipped(read.skipped))

@@ -6,8 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import selftaught
 
 _ENDS_AT = 40
@@ -33,6 +31,8 @@ def machine() -> dict[str, Any]:
     `busy` is the number of programs that wanted a core in the last minute (null where the system does not say);
     above `cores`, seconds by the clock say little.
     """
+    import torch
+
     return {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

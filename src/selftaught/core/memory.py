@@ -4,8 +4,6 @@ import ctypes
 import functools
 import sys
 
-import torch
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _MOST = 2**31 - 1
 
@@ -35,4 +33,6 @@ def settle_thresholds() -> None:
     a task of MAML on Conv4. No setting of the process is changed; other C libraries ignore it.
     """
     if sys.platform.startswith("linux"):
+        import torch
+
         torch.empty(2**25 - 2**16, dtype=torch.uint8)

@@ -16,8 +16,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply, part
 from selftaught.core.types import Examples, Params
 from selftaught.learners.heads import Distance, distance_logits, normalise, prototypes
-
-LearnerNorm = Literal["running", "support", "transductive"]
+from selftaught.learners.norms import LearnerNorm as LearnerNorm
 
 
 @dataclass(frozen=True)

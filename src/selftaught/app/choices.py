@@ -1,0 +1,9 @@
+"""Words that options choose between; here, so that reading a command's signature loads nothing else."""
+
+from typing import Literal
+
+Head = Literal["prototype", "ridge", "logistic"]
+"""What is fitted on fixed embeddings."""
+ComparisonHead = Literal["prototype", "ridge", "logistic", "own"]
+EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
+"""The same, and: the method's own learner ("own"), a few inner steps of the whole network ("steps")."""
