@@ -55,7 +55,8 @@ def pages() -> dict[Path, str]:
 def which() -> str:
     """The page that helps to choose."""
     page = environment().get_template("which-method.md.jinja")
-    return tidy(page.render(table=which_method.table, winners=which_method.winners, measured=which_method.costs()))
+    known = (which_method.table, which_method.winners, which_method.takers, which_method.told)
+    return tidy(page.render({f.__name__: f for f in known}, measured=which_method.costs()))
 
 
 def results() -> str:

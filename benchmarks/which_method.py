@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import ROOT
+from selftaught.app.choices import TasksFrom
 from selftaught.app.listing import matrix
+from selftaught.app.task_sources import options_for, takes_any_tasks
 from selftaught.artifacts.files import read_json
 from selftaught.claims.review import LEARNERS
 from selftaught.methods import METHODS
@@ -49,6 +51,17 @@ def best(learner: str) -> str:
 def winners() -> str:
     """The best objective for every base learner, in words."""
     return "; ".join(f"{learner}: {best(learner)}" for learner in LEARNERS)
+
+
+def takers() -> str:
+    """The methods that learn few-shot tasks of any source, in words."""
+    *most, last = (f"`{name}`" for name, kind in METHODS.items() if takes_any_tasks(kind))
+    return f"{', '.join(most)} and {last}"
+
+
+def told(tasks: TasksFrom) -> str:
+    """What a task source can be told, as code."""
+    return ", ".join(f"`{name}`" for name in options_for(tasks))
 
 
 def point(page: str, heading: str) -> str:

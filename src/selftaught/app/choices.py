@@ -7,3 +7,5 @@ Head = Literal["prototype", "ridge", "logistic"]
 ComparisonHead = Literal["prototype", "ridge", "logistic", "own"]
 EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
 """The same, and: the method's own learner ("own"), a few inner steps of the whole network ("steps")."""
+TasksFrom = Literal["own", "labels", "views", "clusters", "neighbours", "latent"]
+"""Where few-shot tasks come from: `own` is the method's own source (see `task_sources`)."""

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from selftaught.app.choices import EvaluationHead, Head
+from selftaught.app.choices import EvaluationHead, Head, TasksFrom
 from selftaught.app.claiming import claim
 from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
 from selftaught.core.errors import ConfigError, SelftaughtError
@@ -42,6 +42,7 @@ def pretrain(
     rate: float = 1e-3,
     labelled: bool = False,
     split: Literal["tr-val", "tr-tr"] = "tr-val",
+    tasks: TasksFrom = "own",
     seed: int = 0,
     resume: bool = False,
     init_from: Path | None = None,
@@ -62,6 +63,7 @@ def pretrain(
         rate: Learning rate of the outer loop (Adam, cosine schedule).
         labelled: Subfolders are classes; for methods that learn from labels.
         split: Whether the two loops of a meta-learner see different pictures of a task, or all of them (tr-tr).
+        tasks: Who makes few-shot tasks: the method itself (own), labels, views, clusters, neighbours, latent.
         seed: Everything random follows from it.
         resume: Continue the run in --out exactly where it stopped.
         init_from: Start a new run from the encoder of this one.
@@ -73,8 +75,8 @@ def pretrain(
 
     model = run_pretrain(
         place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
-        channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, seed=seed,
-        resume=resume, init_from=init_from, command=_command(),
+        channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, tasks=tasks,
+        seed=seed, resume=resume, init_from=init_from, command=_command(),
     )  # fmt: skip
     _out.print(f"model: {out / 'model'} ({model.width} features, {model.config.data['pictures']} pictures)")
     if report:

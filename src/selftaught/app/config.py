@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from selftaught.app.choices import TasksFrom
+from selftaught.app.task_sources import source_of
 from selftaught.core.errors import ConfigError, RunError
 from selftaught.core.types import Method, TaskSource
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import RECIPES, Views
 from selftaught.methods import METHODS
 from selftaught.nets import build_encoder
-from selftaught.tasks.split import Split, SplitTasks
+from selftaught.tasks.split import Split
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Config:
 
     `views` is the recipe itself, `views_name` what it was called. `options` are constructor options of the
     encoder. `data` describes the pictures: where they came from, how many, their fingerprint. `split` says whether
-    both loops see all of a task (`SplitTasks`).
+    both loops see all of a task (`SplitTasks`), `tasks` and `tasks_options` who makes them (`task_sources`).
     """
 
     method: str
@@ -44,6 +46,8 @@ class Config:
     command: str = ""
     init_from: str | None = None
     split: Split = "tr-val"
+    tasks: TasksFrom = "own"
+    tasks_options: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is its inverse."""
@@ -75,9 +79,9 @@ class Config:
             raise ConfigError(f"views: {error}") from error
 
     def build_source(self, pictures: Pictures) -> TaskSource:
-        """The method's tasks under the split; raises what the method's source raises, and ConfigError."""
-        tasks = self.build_method().source(pictures, self.build_views())
-        return tasks if self.split == "tr-val" else SplitTasks(tasks, self.split)
+        """The run's tasks under the split; raises what their source raises, and ConfigError."""
+        method, views = self.build_method(), self.build_views()
+        return source_of(self.method, method, pictures, views, self.tasks, self.tasks_options, self.split)
 
     def build_network(self) -> nn.Module:
         """A freshly initialised network: encoder and the method's heads, from the run's seed."""

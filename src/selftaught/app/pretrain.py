@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from selftaught.app.choices import TasksFrom
 from selftaught.app.config import Config, build_method, recipe
 from selftaught.app.model import Model
 from selftaught.app.pairs import completed, mark_of, pictures_for
 from selftaught.app.progress import bar
+from selftaught.app.task_sources import UNLABELLED, divided, takes_any_tasks
 from selftaught.artifacts.run import Run
 from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
 from selftaught.core.functional import in_batches, part
@@ -64,6 +66,7 @@ def pretrain(
     weight_decay: float = 0.0,
     labelled: bool = False,
     split: Split = "tr-val",
+    tasks: TasksFrom = "own",
     seed: int = 0,
     init_from: str | Path | None = None,
     resume: bool = False,
@@ -75,14 +78,17 @@ def pretrain(
     `data` is a folder (flat or nested), files, arrays or a `Pictures` set; `method` a name of `METHODS` with
     `options`, or a method object. With `labelled` a folder's subfolders are classes, which supervised methods
     (ProtoNet, MAML and others) need. `views` is a recipe (name or object); "auto" chooses and logs one.
-    `split` "tr-tr" lets both loops of a meta-learner see all of a task (`tasks.split`).
+    `split` "tr-tr" lets both loops of a meta-learner see all of a task (`tasks.split`). `tasks` names another
+    source of few-shot tasks than the method's own (`task_sources`), whose options are given with the others.
     `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
     Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
     """
     if resume:
         return _resume(data, Path(out), quiet)
-    name, chosen = _named(method, options or {})
+    kind = METHODS.get(method) if isinstance(method, str) else type(method)
+    own, of_source = divided(kind, tasks, options) if kind and options else (options or {}, {})
+    name, chosen = _named(method, own)
     pictures = pictures_for(name, data, size, channels, labelled=labelled)
     _enough(pictures, data)
     chosen = completed(name, chosen, pictures)
@@ -94,6 +100,7 @@ def pretrain(
         data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
               "fingerprint": mark_of(name, pictures), "labelled": labelled},
         command=command, init_from=None if init_from is None else str(init_from), split=split,
+        tasks=tasks, tasks_options=of_source,
     )  # fmt: skip
     net = config.build_network()
     if init_from is not None:
@@ -243,6 +250,8 @@ def _complain_early(config: Config, pictures: Pictures) -> None:
         if pictures.y is not None or config.data.get("labelled"):
             raise
         views = ", or --set episodes=views (options=)" if config.method_options.get("episodes") == "labels" else ""
+        if takes_any_tasks(METHODS[config.method]):
+            views += f", or take tasks without labels: --tasks {', '.join(UNLABELLED)} (tasks=)"
         raise DataError(f"{config.method}: {error}, and say --labelled (labelled=True){views}") from error
 
 
