@@ -129,11 +129,18 @@ def provenance(stored: Mapping[str, Any]) -> str:
     m, minutes = stored["machine"], stored["seconds"]["processor"] / 60
     spent = f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{60 * minutes:.0f} seconds"
     return (
-        f"{stored['seeds']} training seeds; ± is the 95 % t-interval over them. {spent} of processor time, "
+        f"{repeats(stored)} training seeds; ± is the 95 % t-interval over them. {spent} of processor time, "
         f"{m['threads']} thread(s) on {m['processor']} ({m['cores']} cores), torch {m['torch']}, Python "
         f"{m['python']}, {m['system']}; commit {stored['commit']}. Written by `python -m benchmarks pages` from "
         "the stored result."
     )
+
+
+def repeats(stored: Mapping[str, Any]) -> str:
+    """How many seeds stand behind the cells, fewest and most where rows differ; rows with no training have one."""
+    cells = (cell for row in stored["rows"] for cell in row.values() if isinstance(cell, dict))
+    found = sorted({cell["seeds"] for cell in cells} - {1} or {stored["seeds"]})
+    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def environment() -> Environment:
