@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from selftaught.core.sharing import in_shares
 from selftaught.core.types import Params
 
 Norm = Literal["running", "batch", "update"]
@@ -49,14 +50,20 @@ def apply(net: nn.Module, weights: Params, x: Tensor, norm: Literal["running", "
     if norm not in ("running", "batch"):
         raise ValueError(f"apply takes norm='running' or 'batch', got {norm!r}; use apply_update")
     set_norm(net, norm)
+    if norm == "batch":
+        return in_shares(lambda w, rows: functional_call(net, w, (rows,)), weights, x)
     return functional_call(net, weights, (x,))
 
 
 def apply_update(net: nn.Module, params: Params, buffers: Params, x: Tensor) -> tuple[Tensor, Params]:
-    """`net(x)` normalised by the batch, and the running statistics after it (the old ones are kept)."""
+    """`net(x)` normalised by the batch, and the running statistics after it (the old ones are kept).
+
+    Where several processes share the work, this pass is divided among them (`core.sharing`), as is `apply` by
+    the batch's statistics.
+    """
     moved = {k: v.detach().clone() for k, v in buffers.items()}
     set_norm(net, "update")
-    return functional_call(net, {**params, **moved}, (x,)), moved
+    return in_shares(lambda w, rows: functional_call(net, {**w, **moved}, (rows,)), params, x), moved
 
 
 def part(weights: Params, prefix: str) -> Params:

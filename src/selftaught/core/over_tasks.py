@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from selftaught.core import vmap_norm
+from selftaught.core import distributed, sharing, vmap_norm
 from selftaught.core.errors import ConfigError
 from selftaught.core.memory import settle_thresholds
 from selftaught.core.peak_bytes import PeakBytes
@@ -286,21 +286,32 @@ class _TaskMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: _Runner, n_params: int, *inputs: Tensor) -> Any:
         want = [bool(x) and run.differentiate for x in ctx.needs_input_grad[2:]]
+        count, ranks = inputs[n_params].shape[0], sharing.current()
+        ranks = None if ranks is None or count < ranks.count else ranks
+        own = slice(None) if ranks is None else ranks.own(count)
+        inputs = (*inputs[:n_params], *(x[own] for x in inputs[n_params:]))
         sums = [
             _Sum(x, of_params=i < n_params) if w else None
             for i, (x, w) in enumerate(zip(inputs, want, strict=True))
         ]
         losses: list[Tensor] = []
         figures: list[dict[str, Tensor]] = []
-        for share in run.shares(inputs[:n_params], inputs[n_params:], want):
-            losses.append(share.losses)
-            figures.append(share.figures)
-            for total, grad in zip(sums, share.grads, strict=True):
-                if total is not None and grad is not None:
-                    total.add(share.span, grad)
-        loss = torch.cat(losses)
-        ctx.grads = [None if s is None else s.over(len(loss)) for s in sums]
-        means = [torch.cat([f[k] for f in figures]).mean(0) for k in run.figure_names]
+        # Within a task nothing is shared: other processes are at other tasks.
+        with sharing.shared_by(None):
+            for share in run.shares(inputs[:n_params], inputs[n_params:], want):
+                losses.append(share.losses)
+                figures.append(share.figures)
+                for total, grad in zip(sums, share.grads, strict=True):
+                    if total is not None and grad is not None:
+                        total.add(share.span, grad)
+        per_task = [torch.cat(losses), *(torch.cat([f[k] for f in figures]) for k in run.figure_names)]
+        grads = [None if s is None else s.over(count) for s in sums]
+        if ranks is not None:
+            per_task = [distributed.gathered_rows(ranks, x, count) for x in per_task]
+            grads = _everybodys(ranks, grads, n_params, count)
+        ctx.grads = grads
+        loss, *rest = per_task
+        means = [x.mean(0) for x in rest]
         ctx.mark_non_differentiable(*means)
         return (loss.mean(), *means)
 
@@ -308,6 +319,21 @@ class _TaskMean(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> Any:
         return (None, None, *(None if g is None else g * grad for g in ctx.grads))
+
+
+def _everybodys(
+    ranks: distributed.Ranks, grads: Sequence[Tensor | None], n_params: int, count: int
+) -> list[Tensor | None]:
+    """Gradients of parameters summed over processes; those of task tensors with the tasks of all of them."""
+    found = list(grads)
+    moving = [i for i in range(n_params) if grads[i] is not None]
+    for i, total in zip(
+        moving, distributed.summed(ranks, [g for g in grads[:n_params] if g is not None]), strict=True
+    ):
+        found[i] = total
+    for i, g in enumerate(grads[n_params:], n_params):
+        found[i] = None if g is None else distributed.gathered_rows(ranks, g, count)
+    return found
 
 
 @final

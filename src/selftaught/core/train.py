@@ -7,7 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from selftaught.core.distributed import Ranks, check_together
 from selftaught.core.prefetch import draws
+from selftaught.core.sharing import shared_by
 from selftaught.core.types import Aux, Method, Optimizer, Params, State, Task, TaskSource
 
 
@@ -26,6 +28,7 @@ def train(
     state: State,
     steps: int,
     prefetch: int = 0,
+    ranks: Ranks | None = None,
 ) -> Iterator[tuple[State, dict[str, float]]]:
     """Yield the state and the log figures after every outer step, until `state.step` reaches `steps`.
 
@@ -35,10 +38,17 @@ def train(
 
     Drawing ahead pays where a core is idle during a step. It is off by default, for on two cores with two task
     threads there is none: see `draws`.
+
+    With `ranks` (of `core.distributed.joined`) the work of a step is shared with other processes that call this
+    in the same way; all of them yield the same. Raises LostProcessError when one of them is gone, and RunError
+    where they no longer agree.
     """
     with closing(draws(source, state.generator, max(0, steps - state.step), prefetch)) as batches:
         for tasks, generator in batches:
-            state, aux = outer_step(method, net, optimizer, replace(state, generator=generator), tasks)
+            with shared_by(ranks):
+                state, aux = outer_step(method, net, optimizer, replace(state, generator=generator), tasks)
+            if ranks is not None:
+                check_together(ranks, state.step, aux.metrics["loss"])
             yield state, {k: float(v) for k, v in aux.metrics.items()}
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selftaught.core import sharing
 from selftaught.core.types import Params
 from selftaught.nets.conv4_calculus import (
     Block,
@@ -181,6 +182,7 @@ def serves(blocks: nn.ModuleList, x: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and sharing.current() is None  # its statistics are of this process's rows alone
         and all(_is_usual(m, x.dtype) for m in blocks)
     )
 

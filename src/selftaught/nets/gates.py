@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from selftaught.core.sharing import shared_by
 from selftaught.core.types import Params
 from selftaught.nets.conv4 import Conv4
 from selftaught.nets.heads import WithClassifier, width_of
@@ -152,5 +153,6 @@ def gated_statistics(net: nn.Module, params: Params, slow: Params, x: Tensor, ga
     """`slow` with statistics moved by one pass over pictures [T Q C H W], each with its task's gates [T U]."""
     own = Gated(net)
     rows = {"open": gates.repeat_interleave(x.shape[1], 0)}
-    moved = statistics_after(own, own.own(params), own.own(slow) | rows, x.flatten(0, 1))
+    with shared_by(None):  # the gates among the buffers stand for all rows
+        moved = statistics_after(own, own.own(params), own.own(slow) | rows, x.flatten(0, 1))
     return slow | {k: v for k, v in moved.items() if k != "open"}
