@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-Head = Literal["prototype", "ridge", "logistic"]
-"""What is fitted on fixed embeddings."""
+Head = Literal["prototype", "ridge", "logistic", "own"]
+"""What is fitted on fixed embeddings, or the method's own learner ("own")."""
 ComparisonHead = Literal["prototype", "ridge", "logistic", "own"]
 EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
-"""The same, and: the method's own learner ("own"), a few inner steps of the whole network ("steps")."""
+"""The same, and a few inner steps of the whole network ("steps")."""
 TasksFrom = Literal["own", "labels", "views", "clusters", "neighbours", "latent"]
 """Where few-shot tasks come from: `own` is the method's own source (see `task_sources`)."""

@@ -10,9 +10,12 @@ import torch
 
 from selftaught.app.choices import Head as Head
 from selftaught.app.model import Model
+from selftaught.app.own_head import OwnHead
 from selftaught.artifacts.files import read_json, write_json
 from selftaught.artifacts.tensors import load_tensors, save_tensors
 from selftaught.core.errors import DataError, RunError
+from selftaught.core.functional import part, prefixed
+from selftaught.core.types import Params
 from selftaught.data.pictures import Pictures, Skipped
 from selftaught.evaluate.estimators import FewShotClassifier
 
@@ -56,13 +59,18 @@ class Prediction:
 @final
 @dataclass(frozen=True)
 class Classifier:
-    """`support` are the labelled pictures as the encoder saw them, `vectors` [S D] their embeddings."""
+    """`support` are the labelled pictures as the encoder saw them, `vectors` [S D] their embeddings.
+
+    With the head "own" `own` names pictures as the method itself meets a task (for a method of inner steps, by the
+    weights after them); `estimator` then only finds the nearest support, among the embeddings before the steps.
+    """
 
     model: Model
     head: Head
     support: Pictures
     vectors: torch.Tensor
     estimator: FewShotClassifier
+    own: OwnHead | None = None
 
     @classmethod
     def fit(cls, model: Model, support: Pictures, head: Head = "prototype") -> "Classifier":
@@ -71,10 +79,14 @@ class Classifier:
         return cls._from(model, support, model.features(support), head)
 
     @classmethod
-    def _from(cls, model: Model, support: Pictures, vectors: torch.Tensor, head: Head) -> "Classifier":
+    def _from(
+        cls, model: Model, support: Pictures, vectors: torch.Tensor, head: Head, adapted: Params | None = None
+    ) -> "Classifier":
         assert support.y is not None
-        estimator = FewShotClassifier(head=head).fit(vectors.numpy(), support.y.numpy())
-        return cls(model, head, support, vectors, estimator)
+        fitted = "prototype" if head == "own" else head
+        estimator = FewShotClassifier(head=fitted).fit(vectors.numpy(), support.y.numpy())
+        own = OwnHead.restored(model, support, adapted or {}) if head == "own" else None
+        return cls(model, head, support, vectors, estimator, own)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -93,7 +105,7 @@ class Classifier:
     def predict_pictures(self, pictures: Pictures, neighbours: int = 3) -> list[Prediction]:
         """`predict` for pictures already read; `neighbours` is cut to the size of the support set."""
         z = self.model.features(pictures).numpy()
-        probability = self.estimator.predict_proba(z)
+        probability = self.own.probabilities(pictures.x) if self.own else self.estimator.predict_proba(z)
         count = max(1, min(neighbours, len(self.support)))
         distance, near = self.estimator.neighbors(z, count)
         return [
@@ -119,6 +131,7 @@ class Classifier:
         assert self.support.y is not None
         self.model.save(path / _MODEL)
         tensors = {"x": self.support.x, "y": self.support.y, "vectors": self.vectors}
+        tensors |= prefixed("adapted", self.own.tensors if self.own else {})
         save_tensors(path / _SUPPORT, tensors, {"kind": "selftaught classifier"})
         content = {
             "format": CLASSIFIER_FORMAT,
@@ -144,7 +157,8 @@ class Classifier:
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; run `selftaught adapt` again.")
         support = Pictures(tensors["x"], tuple(content["names"]), tensors["y"], tuple(content["classes"]))
         _check(support)
-        return cls._from(Model.load(path / _MODEL), support, tensors["vectors"], content["head"])
+        adapted, own = part(tensors, "adapted"), Model.load(path / _MODEL)
+        return cls._from(own, support, tensors["vectors"], content["head"], adapted)
 
 
 def _check(support: Pictures) -> None:

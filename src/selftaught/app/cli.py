@@ -100,7 +100,8 @@ def adapt(
         run: A run or model folder.
         labelled: One subfolder per class, 1-5 pictures each (or more; counts may differ).
         out: The classifier folder to make.
-        head: What is fitted on the embeddings.
+        head: What is fitted on the embeddings; own: as the method itself meets a new task, so
+            for MAML and its kind weights after inner steps.
     """
     classifier = opened(run).adapt(labelled, head)
     classifier.save(out)
