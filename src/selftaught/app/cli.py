@@ -17,6 +17,7 @@ from selftaught.app.choices import EvaluationHead, Head, TasksFrom
 from selftaught.app.claiming import claim
 from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
 from selftaught.core.errors import ConfigError, SelftaughtError
+from selftaught.core.launch import leads
 from selftaught.core.memory import keep_freed_memory
 from selftaught.learners.norms import LearnerNorm
 
@@ -78,6 +79,8 @@ def pretrain(
         channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, tasks=tasks,
         seed=seed, resume=resume, init_from=init_from, command=_command(),
     )  # fmt: skip
+    if not leads():  # of several processes, as torchrun starts them, the first writes and speaks
+        return
     _out.print(f"model: {out / 'model'} ({model.width} features, {model.config.data['pictures']} pictures)")
     if report:
         from selftaught.app.reporting import write_run_report
@@ -262,7 +265,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; errors a user can mend are one line on stderr and an exit code of their own."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO if leads() else logging.ERROR, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         tyro.extras.subcommand_cli_from_dict(

@@ -20,7 +20,8 @@ from selftaught.app.model import Model
 from selftaught.app.pairs import completed, mark_of, pictures_for
 from selftaught.app.progress import bar
 from selftaught.app.task_sources import UNLABELLED, divided, takes_any_tasks
-from selftaught.artifacts.run import Run
+from selftaught.artifacts.run import Restored, Run
+from selftaught.core.distributed import Ranks, any_of, joined, of_the_first
 from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
 from selftaught.core.functional import in_batches, part
 from selftaught.core.train import start, train
@@ -82,10 +83,12 @@ def pretrain(
     source of few-shot tasks than the method's own (`task_sources`), whose options are given with the others.
     `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
+    Several processes started by torchrun share the work, and the first of them writes (`core.sharing`).
     Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
     """
     if resume:
-        return _resume(data, Path(out), quiet)
+        with joined() as ranks:
+            return _resume(data, Path(out), quiet, ranks)
     kind = METHODS.get(method) if isinstance(method, str) else type(method)
     own, of_source = divided(kind, tasks, options) if kind and options else (options or {}, {})
     name, chosen = _named(method, own)
@@ -106,12 +109,14 @@ def pretrain(
     if init_from is not None:
         _take_weights(net, Model.load(init_from), init_from)
     _complain_early(config, pictures)
-    run = Run.create(out, config.as_json())
-    state = start(config.build_method(), net, _optimizer(config), config.seed)
-    return _train(run, config, net, pictures, state, quiet)
+    with joined() as ranks:
+        asked = config.as_json()
+        run = Run.create(out, asked) if ranks is None or ranks.leads else Run(Path(out), asked)
+        state = start(config.build_method(), net, _optimizer(config), config.seed)
+        return _train(run, config, net, pictures, state, quiet, ranks)
 
 
-def _resume(data: Any, out: Path, quiet: bool) -> Model:
+def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None) -> Model:
     run = Run.open(out)
     config = Config.from_json(run.config, f"{out / 'config.json'}")
     labelled = bool(config.data.get("labelled", False))
@@ -123,33 +128,54 @@ def _resume(data: Any, out: Path, quiet: bool) -> Model:
             f"--init-from {out}."
         )
     net = config.build_network()
-    with run.lock():
-        restored = run.resume()
+    restored = _restored(run, ranks)
     if restored is None and config.init_from is not None:
         _take_weights(net, Model.load(config.init_from), config.init_from)
     if restored is not None and restored.warning:
         _log.warning(restored.warning)
     fresh = start(config.build_method(), net, _optimizer(config), config.seed)
-    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet)
+    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet, ranks)
 
 
-def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool) -> Model:
+def _restored(run: Run, ranks: Ranks | None) -> Restored | None:
+    """The checkpoint, which all processes read after the first has put the folder in order."""
+    restored = None
+    if ranks is None or ranks.leads:
+        with run.lock():
+            restored = run.resume()
+    any_of(ranks, False)
+    if ranks is not None and not ranks.leads and run.has_checkpoint:
+        restored = run.restore()
+    return restored
+
+
+def _train(
+    run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool, ranks: Ranks | None
+) -> Model:
     method = config.build_method()
     source = config.build_source(pictures)
+    if ranks is not None:
+        state = of_the_first(ranks, state)
+        if not ranks.leads:
+            steps = train(method, net, source, _optimizer(config), state, config.steps, ranks=ranks)
+            return _followed(steps, config, net, state, ranks)
     began = time.monotonic()
     with run.lock(), run.logging(), _stop_on_signal() as stopped, bar(
         f"{config.method}", config.steps, state.step, quiet
     ) as tick:  # fmt: skip
         _log.info("%s on %d pictures, views %s", config.method, len(pictures), config.views_name)
+        if ranks is not None:
+            _log.info("shared by %d processes", ranks.count)
         saved = time.monotonic()
         try:
-            for state, metrics in train(method, net, source, _optimizer(config), state, config.steps):  # noqa: B020
+            steps = train(method, net, source, _optimizer(config), state, config.steps, ranks=ranks)
+            for state, metrics in steps:
                 if state.step % LOG_EVERY == 0 or state.step == config.steps:
                     if state.step % RANK_EVERY == 0 or state.step == config.steps:
                         metrics = metrics | {"effective_rank": _rank(net, state, pictures)}
                     run.log(state.step, metrics | {"seconds": time.monotonic() - began})
                 tick(state.step, f"loss {metrics['loss']:.3f}")
-                if stopped:
+                if any_of(ranks, bool(stopped)):
                     break
                 if time.monotonic() - saved > CHECKPOINT_SECONDS:
                     run.save_checkpoint(state)
@@ -167,6 +193,17 @@ def _train(run: Run, config: Config, net: nn.Module, pictures: Pictures, state: 
         run.finish({"steps": state.step, "seconds": time.monotonic() - began})
         _log.info("finished %d steps", state.step)
     return model
+
+
+def _followed(
+    steps: Iterator[tuple[State, dict[str, float]]], config: Config, net: nn.Module, state: State, ranks: Ranks
+) -> Model:
+    """The same steps in a process that writes nothing."""
+    with _stop_on_signal() as stopped:
+        for state, _ in steps:
+            if any_of(ranks, bool(stopped)):
+                raise InterruptedRun(f"stopped at step {state.step} of {config.steps}")
+    return Model(net, merged(state.params, state.slow), config)
 
 
 def _rank(net: nn.Module, state: State, pictures: Pictures) -> float:
