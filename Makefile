@@ -2,6 +2,7 @@
 #   make demo    train on packaged pictures and open the way to a report
 #   make test    formatting, types, layers and the test suite, as CI runs them
 #   make lint    the first three of these      make bench   speed, as ratios (BENCH="meta_step --rounds 5")
+#   make docs    the pages of docs/ as a site in build/site; a broken link fails
 #   make clean   remove caches and builds      make distclean   and the environment too
 # Another interpreter: make test PYTHON=python3.13. Extra words for pip, a package index for example: PIP_ARGS=...
 
@@ -20,7 +21,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint bench clean distclean
+.PHONY: help demo test lint bench docs clean distclean
 
 help:
 	@sed -n 's/^#  //p' Makefile
@@ -39,6 +40,10 @@ test: lint
 
 bench: $(VENV)/.installed-run
 	$(BIN)/python -m benchmarks $(BENCH)
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open build/site/index.html"
 
 # An environment that is already there is used as it is. Some systems ship Python without ensurepip: pip can then
 # install itself into the new environment from outside.

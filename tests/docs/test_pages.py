@@ -1,8 +1,11 @@
 """The pages keep up with the code: one a method, true defaults, links that lead somewhere, examples that run."""
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Callable
 from dataclasses import fields
+from functools import partial, wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from selftaught.app import cli
+from selftaught.app import pretrain as training
 from selftaught.methods import METHODS
 
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
 _LINK = re.compile(r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_ELSEWHERE = ("tutorial.md", "CONTRIBUTING.md")
+"""Pages whose code has a test file of its own."""
+_NAMED = ("tom.jpg", "rex.jpg", "ida.jpg")
 _EXTERNAL = ("http://", "https://", "mailto:")
+
+
+def _blocks(page: Path) -> list[str]:
+    """Python that is to run: not after a comment that says why not, nor of pages with a test file of their own."""
+    if page.name in _ELSEWHERE:
+        return []
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"(<!-- not run: \S.*? -->\s*)?^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [block for left_out, block in found if not left_out]
 
 
 def _prose(page: Path) -> str:
@@ -93,20 +110,54 @@ def test_the_table_of_options_is_the_dataclass(name: str) -> None:
     assert written == {f.name: repr(f.default) for f in fields(kind)}, f"docs/methods/{name}.md"
 
 
-@pytest.mark.parametrize("page", [p for p in _PAGES if p.is_relative_to(_ROOT / "docs")], ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", [p for p in _PAGES if _blocks(p)], ids=lambda p: p.stem)
 def test_its_python_runs_as_written(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder with a few pictures, under the names that the pages use."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    if not blocks:
-        return
+    """In a folder with a few pictures, under the names that the pages use; training is cut to two steps."""
     rng = np.random.default_rng(0)
-    for place in ("photos/deep/a.png", "photos/b.jpg", "animals/cat/c.png", "animals/dog/d.png"):
+    places = [f"photos/deep/{n}.png" for n in range(40)]
+    for place in (*places, "photos/b.jpg", "new.jpg", "animals/cat/c.png", "animals/dog/d.png", *_NAMED):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / place)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(training, "pretrain", partial(training.pretrain, steps=2, size=16, quiet=True))
     names: dict[str, Any] = {"__name__": "page"}
-    for block in blocks:
+    for block in _blocks(page):
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_a_block_left_out_says_why(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- not run: needs a server -->\n```python\na\n```\n\n```python\nb\n```\n", encoding="utf-8")
+    assert _blocks(page) == ["b\n"]
+    page.write_text("<!-- not run: -->\n```python\na\n```\n", encoding="utf-8")
+    assert _blocks(page) == ["a\n"]
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda p: p.relative_to(_ROOT).as_posix())
+def test_its_commands_exist_with_these_options(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each `selftaught ...` line of a shell block is read by the command line, which then does nothing."""
+    text = page.read_text(encoding="utf-8")
+    shell = "\n".join(re.findall(r"^```(?:sh|bash|console)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+    for line in shell.replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        if words[:1] != ["selftaught"] or "NAME" in words:
+            continue
+        cut = next((n for n, w in enumerate(words) if w in ("|", ">", "&&", "&", "&>", ";")), len(words))
+        called: list[str] = []
+        commands = {name: _idle(run, called) for name, run in cli.COMMANDS.items()}
+        monkeypatch.setattr(cli, "COMMANDS", commands)
+        assert cli.main(words[1:cut]) == 0, line
+        assert called == [words[1].replace("-", "_")] or called, line
+
+
+def _idle(run: Callable[..., Any], called: list[str]) -> Callable[..., Any]:
+    """`run` to the eye of the command line, doing nothing."""
+
+    @wraps(run)
+    def nothing(*args: Any, **options: Any) -> None:
+        called.append(run.__name__)
+
+    return nothing
 
 
 def _docstring(name: str) -> str:
