@@ -4,6 +4,7 @@ CACTUs: Hsu, Levine, Finn, "Unsupervised Learning via Meta-Learning", ICLR 2019,
 scikit-learn's k-means.
 """
 
+import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from selftaught.data.pictures import Pictures
 from selftaught.tasks.episodes import EpisodePlan, draw_episodes
 from selftaught.tasks.views import labels
 
+_log = logging.getLogger(__name__)
+
 
 def principal(x: Float[Tensor, "B D"], components: int, seed: int) -> Float[Tensor, "B E"]:
     """The first principal components of the rows, as many as there are and at most `components`; float32."""
     size = min(components, *x.shape)
+    _log.info("principal components of %d pictures: %d of %d numbers", len(x), size, x.shape[1])
     with _aside():
         # Here, because loading scikit-learn takes as long as loading torch and no other training has a use for it.
         from sklearn.decomposition import PCA
@@ -41,8 +45,8 @@ def partitions_of(
 
     With more than one, every run sees the features scaled by factors of its own, uniform in 0..1, so that clusters
     follow other directions each time (the paper's random scaling; the distribution is our choice). The same
-    arguments give the same bits, whatever the number of threads. Raises ConfigError for fewer than two clusters or
-    no partition, TooFewPicturesError for fewer rows than clusters.
+    arguments give the same bits, whatever the number of threads. Runs are logged as they begin. Raises ConfigError
+    for fewer than two clusters or no partition, TooFewPicturesError for fewer rows than clusters.
     """
     if clusters < 2 or partitions < 1:
         raise ConfigError(f"clusters={clusters}, partitions={partitions}: use at least 2 and 1")
@@ -53,6 +57,7 @@ def partitions_of(
     chance, found = np.random.default_rng(seed), []
     for p in range(partitions):
         scale = chance.random(embeddings.shape[1]) if partitions > 1 else 1.0
+        _log.info("k-means of %d pictures, %d clusters: %d of %d", len(embeddings), clusters, p + 1, partitions)
         with _aside():
             from sklearn.cluster import KMeans
 

@@ -4,6 +4,7 @@ LASIUM: Khodadadeh, Zehtabian, Vahidian, Wang, Lin, Boloni, "Unsupervised Meta-L
 Interpolation in Generative Models", ICLR 2021, arXiv 2006.10236.
 """
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -22,6 +23,9 @@ from selftaught.data.views import Views
 from selftaught.losses.variational import negative_elbo
 from selftaught.nets.vae import VAE
 from selftaught.tasks.views import distinct, labels
+
+_log = logging.getLogger(__name__)
+_LINES = 10  # of the log, at most one an epoch
 
 Anchors = Literal["pictures", "prior"]
 Towards = Literal["prior", "classes"]
@@ -49,7 +53,7 @@ class VAEPlan:
 def trained_vae(pictures: Pictures, plan: VAEPlan) -> VAE:
     """A VAE of these pictures, without gradients. The same arguments give the same bits on one machine.
 
-    The global generators keep their states.
+    The global generators keep their states. About every tenth of the epochs is logged with its last loss.
     """
     generator = torch.Generator().manual_seed(plan.seed)
     with torch.random.fork_rng(devices=[]):
@@ -58,18 +62,21 @@ def trained_vae(pictures: Pictures, plan: VAEPlan) -> VAE:
     weights: list[Tensor] = list(vae.parameters())
     means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     counts = [torch.zeros(()) for _ in weights]
-    for _ in range(plan.epochs):
+    for epoch in range(1, plan.epochs + 1):
         for index in torch.randperm(len(pictures), generator=generator).split(plan.batch):
             x = to_float(pictures.x[index])
             with torch.enable_grad():
                 logits, mean, log_var = vae(x, torch.randn(len(x), plan.latent, generator=generator))
-                slopes = torch.autograd.grad(negative_elbo(logits, x, mean, log_var), weights)
+                loss = negative_elbo(logits, x, mean, log_var)
+                slopes = torch.autograd.grad(loss, weights)
             with torch.no_grad():
                 # The function, not the class, whose first use imports a compiler.
                 adam(
                     weights, list(slopes), means, squares, [], counts, foreach=True, amsgrad=False, beta1=0.9,
                     beta2=0.999, lr=plan.rate, weight_decay=0.0, eps=1e-8, maximize=False,
                 )  # fmt: skip
+        if epoch * _LINES // plan.epochs > (epoch - 1) * _LINES // plan.epochs:
+            _log.info("VAE of %d pictures: epoch %d of %d, loss %.1f", len(pictures), epoch, plan.epochs, loss)
     return vae.requires_grad_(False)
 
 
