@@ -51,7 +51,7 @@ def test_the_package_alone_loads_nothing_heavy() -> None:
     assert python(code).startswith("[] ")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["pretrain", "--help"], ["claim", "--help"]])
+@pytest.mark.parametrize("args", [["--help"], ["pretrain", "--help"], ["export", "--help"], ["claim", "--help"]])
 def test_help_does_not_wait_for_torch(args: list[str]) -> None:
     code = f"""
 import sys

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from selftaught.app.choices import EvaluationHead, Head, TasksFrom
 from selftaught.app.claiming import claim
 from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
+from selftaught.app.exporting import export
 from selftaught.core.errors import ConfigError, SelftaughtError
 from selftaught.core.launch import leads
 from selftaught.core.memory import keep_freed_memory
@@ -254,6 +255,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "embed": embed,
     "evaluate": evaluate,
     "compare": compare,
+    "export": export,
     "report": report,
     "methods": methods,
     "doctor": doctor,

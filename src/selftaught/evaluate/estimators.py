@@ -36,7 +36,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     `head`: "prototype" (nearest class mean by cosine), "ridge" (`penalty`) or "logistic" (`C`). Probabilities
     are softmax(score / temperature); `temperature=None` means 1 for "logistic" and 0.1 for the others.
-    They are not calibrated. After `fit`: `classes_` [M], `coef_` [M D], `intercept_` [M], `n_features_in_`.
+    They are not calibrated. After `fit`: `classes_` [M], `coef_` [M D], `intercept_` [M], `temperature_`,
+    `n_features_in_`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, local = np.unique(y, return_inverse=True)
         unit = normalize(X)
         self.coef_, self.intercept_ = self._solve(unit, local)
+        self.temperature_ = self.temperature or (1.0 if self.head == "logistic" else 0.1)
         self._neighbors = NearestNeighbors(metric="cosine", algorithm="brute").fit(unit)
         return self
 
@@ -95,8 +97,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Probabilities [n M], columns in the order of `classes_`."""
-        default = 1.0 if self.head == "logistic" else 0.1
-        return softmax(self._scores(X) / (self.temperature or default))
+        return softmax(self._scores(X) / self.temperature_)
 
     def neighbors(self, X: ArrayLike, k: int = 5) -> tuple[Floats, NDArray[np.int64]]:
         """Cosine distances [n k] (0 .. 2) and positions [n k] of the nearest rows given to `fit`.

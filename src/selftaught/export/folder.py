@@ -1,0 +1,118 @@
+"""The folder an export writes, whole or not at all: model, preparation of pictures, script, a page for people."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selftaught.artifacts.files import (
+    save_error,
+    sync_folder,
+    temporary_beside,
+    write_bytes,
+    write_json,
+    write_text,
+    writer,
+)
+from selftaught.core.errors import RunError
+from selftaught.export.checking import TOLERANCE
+from selftaught.export.network import Exportable
+from selftaught.export.scripts import script
+
+EXPORT_FORMAT = 1
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises RunError where `out` is there already, unless it is an empty folder."""
+    try:
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise RunError(f"{out} exists: give --out a new folder, or remove it first")
+    except OSError as error:
+        raise save_error(out, error) from error
+
+
+def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a temporary folder beside `out`, then move it there.
+
+    Raises RunError where `out` is there already (an empty folder may be), SaveError where the system refuses.
+    On every failure, also of `fill`, nothing is left behind.
+    """
+    refuse_existing(out)
+    target = Path(os.path.realpath(out))
+    temporary = temporary_beside(target)
+    try:
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        if target.exists():
+            target.rmdir()
+        temporary.rename(target)
+    except OSError as error:
+        raise save_error(out, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_folder(target.parent)
+
+
+def write_model(out: Path, what: Exportable, kind: str, file: str, content: bytes, gap: float) -> None:
+    """`file` with `content`, `model.json`, the script and `README.md` as the folder `out`.
+
+    `kind` is "onnx" or "torch", `gap` the largest relative difference found. Raises as `write_folder`.
+    """
+    name, text = script(kind, what.head is not None)
+
+    def fill(folder: Path) -> None:
+        write_bytes(folder / file, content)
+        write_json(folder / "model.json", description(what, file, gap))
+        write_text(folder / name, text)
+        write_text(folder / "README.md", page(what, file, name))
+
+    write_folder(out, fill)
+
+
+def description(what: Exportable, file: str, gap: float) -> dict[str, Any]:
+    """What goes in, how a picture becomes that, what comes out; plain JSON values."""
+    shapes = {"embedding": ["batch", int(getattr(what.encoder, "width", 0)) or "width"]}
+    if what.head is not None:
+        shapes["probability"] = ["batch", len(what.head.classes)]
+    grey = {"grey": "floor((19595 R + 38470 G + 7471 B + 32768) / 65536), Pillow's"} if what.channels == 1 else {}
+    return {
+        "format": EXPORT_FORMAT,
+        "writer": writer(),
+        "file": file,
+        "input": {
+            "name": "pictures",
+            "type": "uint8",
+            "shape": ["batch", what.size, what.size, 3],
+            "order": "RGB",
+        },
+        "preprocessing": {
+            "size": what.size,
+            "channels": what.channels,
+            "orientation": "as EXIF says",
+            "transparency": "laid on white; on black where then nothing darker than 240 of 255 is left",
+            "depth": "16-bit grey divided by 257",
+            "grey": "before resizing (Pillow's mode L)" if what.channels == 1 else None,
+            "crop": "the largest centred square",
+            "resize": "Pillow's bicubic filter, antialiased, in 8 bits",
+        },
+        "in the graph": {**grey, "scale": "1 / 255", "mean": [0.0] * what.channels, "std": [1.0] * what.channels},
+        "outputs": shapes,
+        "classes": None if what.head is None else list(what.head.classes),
+        "trained": what.trained,
+        "check": {"largest difference": gap, "allowed": TOLERANCE, "relative to": "the largest number, or 1"},
+    }
+
+
+def page(what: Exportable, file: str, name: str) -> str:
+    """A short README."""
+    needs = "onnxruntime" if file.endswith(".onnx") else "torch"
+    said = "names pictures" if what.head is not None else "writes the embedding of pictures"
+    classes = "" if what.head is None else f"Classes: {', '.join(what.head.classes)}.\n\n"
+    return (
+        f"# {file}\n\n"
+        f"`python {name} PICTURE` {said}; it needs {needs}, numpy and pillow. Input: uint8 RGB pictures "
+        f"[batch {what.size} {what.size} 3]; outputs: {', '.join(what.outputs)}. `model.json` says how a "
+        f"picture file becomes such an input.\n\n{classes}"
+        "Probabilities from a few labels are not calibrated.\n"
+    )

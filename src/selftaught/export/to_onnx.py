@@ -1,0 +1,80 @@
+"""ONNX with any number of pictures in a batch, compared with the trained model before it is written."""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from selftaught.core.errors import ConfigError
+from selftaught.export.checking import Bytes, Numbers, Runner, difference
+from selftaught.export.folder import refuse_existing, write_model
+from selftaught.export.network import Exportable
+from selftaught.export.to_torch import traced
+
+_NEEDED = ("onnx", "onnxruntime", "onnxscript")
+FILE = "model.onnx"
+
+
+def export_onnx(what: Exportable, out: Path) -> float:
+    """Write `model.onnx`, `model.json`, script and page as the new folder `out`; gives the largest difference.
+
+    Raises ConfigError where the extra is not installed, RunError where `out` exists, SaveError where the exported
+    model computes something else or the folder cannot be written.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"ONNX needs {', '.join(missing)}: pip install 'selftaught[export]', or --format torch")
+    refuse_existing(out)
+    content = _graph(what)
+    gap = difference(what, runner(content))
+    write_model(out, what, "onnx", FILE, content, gap)
+    return gap
+
+
+def _graph(what: Exportable) -> bytes:
+    with _quiet():
+        made = torch.onnx.export(
+            traced(what), dynamo=True, input_names=["pictures"], output_names=list(what.outputs), verbose=False
+        )
+    assert made is not None
+    proto = made.model_proto
+    graph = proto.graph
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        del part.metadata_props[:]  # the exporter's notes name the folders of this machine
+    if what.head is not None:
+        proto.metadata_props.add(key="classes", value=json.dumps(what.head.classes, ensure_ascii=False))
+    return proto.SerializeToString()
+
+
+def runner(content: bytes) -> Runner:
+    """The model in `content` under onnxruntime on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def run(pictures: Bytes) -> list[Numbers]:
+        return session.run(None, {"pictures": pictures})
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the exporter says of itself: an outdated call in torch, and that torchvision is not there."""
+    told = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = told.level
+    told.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        told.setLevel(level)
