@@ -42,7 +42,7 @@ LEAST = 1e-6
 """Smallest entry of z: at 0 a logarithm would have no bound."""
 LEAST_PROBABILITY = 1e-6
 """Of the right class, in the cross-entropy."""
-_FACTORS = (8.0, 4.0, 2.0, *(0.5**n for n in range(12)))
+_FACTORS = (*(2.0**n for n in range(6, 0, -1)), *(0.5**n for n in range(12)))
 """Of a step, tried in turn: the tangent of v makes whole steps short."""
 
 
