@@ -8,10 +8,12 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import params_of
 from selftaught.core.precision import encoding, has_bfloat16
 from selftaught.core.types import Examples, Method, Task
+from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.protoclr import ProtoCLR
 from selftaught.methods.simclr import SimCLR
 from selftaught.nets.conv4 import Conv4
+from selftaught.nets.split import adapted_part, shared_features
 
 CPU = torch.device("cpu")
 METHODS = {"simclr": SimCLR, "byol": BYOL, "protoclr": ProtoCLR}
@@ -77,3 +79,35 @@ def test_parameters_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     _, aux = method.loss(net, params, slow, tasks)
     after = method.refresh(net, slow, params, tasks, aux)
     assert {v.dtype for v in (after | params_of(net)).values()} <= {torch.float32, torch.int64}
+
+
+def test_bmssl_lowers_the_encoder_and_neither_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    for adapt in ("last", "all"):
+        with pytest.raises(ConfigError, match="adapt='head'"):
+            BMSSL(adapt=adapt, precision="bfloat16")
+    x = torch.rand(1, 24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(6).repeat(1, 2)
+    tasks = Task(Examples(x[:, :12], y), Examples(x[:, 12:], y), 6)
+    found = {}
+    for name in ("float32", "bfloat16"):
+        method = BMSSL(precision=name, inner_steps=2, inner_rate=0.1)
+        torch.manual_seed(0)
+        net = method.network(Conv4(1, 16, 16))
+        params, slow = method.init(net)
+        leaves = {k: v.requires_grad_() for k, v in params.items()}
+        loss, _ = method.loss(net, leaves, slow, tasks)
+        found[name] = loss, dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
+    (_, exact), (low, rounded) = found["float32"], found["bfloat16"]
+    assert {low.dtype} | {g.dtype for g in rounded.values()} == {torch.float32}
+    errors = {k: float((rounded[k] - g).norm() / g.norm()) for k, g in exact.items() if g.norm() > 1e-4}
+    assert 0.003 < max(errors.values()) < 0.5 and not torch.equal(low, found["float32"][0])
+
+    # The same features, rounded, through both levels in float32: loss and the head's gradient to the bit.
+    with encoding("bfloat16", CPU):
+        h, _ = shared_features(net, params, slow, x.flatten(0, 1), "head")
+    own, moving = adapted_part(net, leaves, "head")
+    loss, _ = method.one_task(own, moving, h.float()[:12], h.float()[12:], 6)
+    slopes = torch.autograd.grad(loss, list(moving.values()))
+    assert torch.allclose(loss, low, atol=1e-6)
+    assert all(torch.allclose(g, rounded[k], rtol=1e-4, atol=1e-6) for k, g in zip(moving, slopes, strict=True))

@@ -3,7 +3,7 @@
 `bfloat16` is torch's autocast: convolutions and linear layers in bfloat16, weights, statistics and the loss in
 float32. It changes results (on untrained encoders a gradient differs by a tenth of its norm and more, see
 tests/core/test_precision.py), so it is asked for by name. Methods that differentiate through gradient steps do not
-offer it: there every step adds such an error to the next.
+offer it, since every step adds such an error to the next, or only for what stands below the steps (BMSSL).
 """
 
 from contextlib import AbstractContextManager, nullcontext

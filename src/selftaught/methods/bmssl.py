@@ -12,7 +12,8 @@ follows Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, arXiv 2109.0
 
 The paper's (abstract and introduction): tasks reconstructed from unlabelled pictures, the bi-level loop, and
 the model's own meta-gradient target. Our choice, since its full text and code were not at hand: the formula
-in exactly this form, what moves in level 1 (`adapt`), the contrastive term, and all values below.
+in exactly this form, what moves in level 1 (`adapt`), the contrastive term, all values below, and `precision`
+"bfloat16" for the encoder's pass under a moving head, levels 1 and 2 always in the pictures' own type.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.func import functional_call
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import buffers_of, params_of, set_norm
 from selftaught.core.over_tasks import Path, over_tasks
+from selftaught.core.precision import Precision, encoding
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
@@ -41,9 +43,9 @@ from selftaught.tasks.views import ViewTasks
 class BMSSL:
     """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
 
-    `target_rate` is the size of the last target step (None: the inner rate); `bootstrap` weighs mu. `graph`
-    says how level 2 passes through level 1 and `path` how tasks run (None: batched for a head, else
-    chosen by device). Raises ConfigError where no term with a gradient is left.
+    `target_rate` is the size of the last target step (None: the inner rate); `bootstrap` weighs mu. `graph` says
+    how level 2 passes through level 1, `path` how tasks run (None: batched for a head, else by device). Raises
+    ConfigError where no term has a gradient, and for a low `precision` where level 1 moves the encoder.
     """
 
     adapt: Adapt = "head"
@@ -64,14 +66,15 @@ class BMSSL:
     ways: int = 32
     support_views: int = 2
     query_views: int = 2
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.bootstrap_steps < 0 or self.inner_steps < 0:
             raise ConfigError("BMSSL: steps cannot be negative")
         if self.contrastive == 0 and (self.bootstrap_steps == 0 or self.bootstrap == 0):
-            raise ConfigError(
-                "BMSSL: the gradient is zero; set contrastive > 0, or bootstrap > 0 with bootstrap_steps >= 1"
-            )
+            raise ConfigError("BMSSL: the gradient is zero; use contrastive or bootstrap and bootstrap_steps > 0")
+        if self.precision != "float32" and self.adapt != "head":
+            raise ConfigError("BMSSL: steps of the encoder need precision='float32'; others go with adapt='head'")
 
     def source(self, pictures: Pictures, views: Views) -> ViewTasks:
         """`tasks` tasks of `ways` pictures, each in S support and Q query views."""
@@ -88,8 +91,9 @@ class BMSSL:
     def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
         """What does not depend on the task runs once for all views; levels 1 and 2 run per task."""
         x = torch.cat([tasks.support.x, tasks.query.x], 1)  # [T (S+Q)*N C H W]
-        h, buffers = shared_features(net, params, slow, x.flatten(0, 1), self.adapt)
-        h = h.unflatten(0, x.shape[:2])
+        with encoding(self.precision, x.device):
+            h, buffers = shared_features(net, params, slow, x.flatten(0, 1), self.adapt)
+        h = h.to(x.dtype).unflatten(0, x.shape[:2])
         own, moving = adapted_part(net, params, self.adapt)
         set_norm(own, "batch")
         rows = tasks.support.x.shape[1]
@@ -125,11 +129,8 @@ class BMSSL:
         if self.bootstrap_steps:
             fixed = (support.detach(), query.detach())
             target = self._target(inner, lambda w, x: cross_entropy(posterior(w, *x), y), adapted, fixed)
-            if self.matching == "l2":
-                gap = half_squared_distance(adapted, target)
-            else:
-                match = kl_to_target if self.matching == "kl" else kl_from_target
-                gap = match(logits, posterior(target, *fixed))
+            match = {"kl": kl_to_target, "kl-reverse": kl_from_target}.get(self.matching)
+            gap = match(logits, posterior(target, *fixed)) if match else half_squared_distance(adapted, target)
             loss, figures = loss + self.bootstrap * gap, figures | {"bootstrap": gap}
         return loss, figures
 
