@@ -3,7 +3,8 @@
 Every process holds the same parameters and draws the same tasks. Two kinds of work are divided: pictures that go
 through a network in one pass (`in_shares`, which `core.functional` uses), each process taking a part of the rows;
 and the tasks of a meta-batch (`core.over_tasks`). All else, the loss on everybody's embeddings above all, is
-computed by each process for itself. So no method knows of processes, and no gradient has to be averaged.
+computed by each process for itself (or, a sum over many rows, by `sum_in_shares`). So no method knows of
+processes, and no gradient has to be averaged.
 
 What makes this exact are two pairs of functions, each the other's derivative, so that derivatives of any order are
 right (the pairs are those of Shoeybi et al. 2019, "Megatron-LM", arXiv 1909.08053, section 3, where they divide
@@ -66,6 +67,14 @@ def in_shares(f: Callable[[Params, Tensor], Tensor], params: Params, x: Tensor) 
             "this network does not give one row for each row: several processes cannot share it; train it in one"
         )
     return _AllRows.apply(ranks, len(x), z)
+
+
+def sum_in_shares(f: Callable[..., Tensor], total: int, *tensors: Tensor) -> Tensor:
+    """`f(rows, *tensors)`, a sum over `total` rows, of which each process adds up its own slice `rows`."""
+    ranks = current()
+    if ranks is None or total < ranks.count or torch._C._are_functorch_transforms_active():
+        return f(slice(0, total), *tensors)
+    return _Summed.apply(ranks, f(ranks.own(total), *_Copied.apply(ranks, *tensors)))
 
 
 @final

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from selftaught.core.errors import ConfigError
+from selftaught.core.sharing import sum_in_shares
 
 
 def symmetric_info_nce(
@@ -30,14 +31,21 @@ def symmetric_info_nce(
 
     Features are L2-normalised here; `scale` multiplies the cosine and is already exponentiated. Where text j is
     `said`[i, j] of picture i too, the two are left out of each other's denominators. Only `chunk` rows of L exist
-    at a time (0: all), forwards and backwards: the value is the same, and each row is computed twice.
+    at a time (0: all), forwards and backwards: the value is the same, and each row is computed twice. Where
+    processes share the work (`core.sharing`), each has the rows of its own pairs only.
     Raises ConfigError for shapes that do not pair up.
     """
     _check(image, text)
     if said is not None and said.shape != (len(image), len(image)):
         raise ConfigError(f"said is {tuple(said.shape)} for {len(image)} pairs: give [pictures texts]")
-    other = (None, None) if said is None else (said, said.mT)
-    return _loss((image, text), (image, text), scale, other, 0, chunk)
+    scale = torch.as_tensor(scale, dtype=image.dtype, device=image.device)
+
+    def of(rows: slice, image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        other = (None, None) if said is None else (said[rows], said.mT[rows])
+        own = (image[rows], text[rows])
+        return _loss(own, (image, text), scale, other, rows.start, chunk) * (len(own[0]) / len(image))
+
+    return sum_in_shares(of, len(image), image, text, scale)
 
 
 def gathered_info_nce(

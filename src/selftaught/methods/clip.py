@@ -20,7 +20,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from selftaught.core.errors import ConfigError
-from selftaught.core.functional import apply, apply_update, buffers_of, params_of
+from selftaught.core.functional import apply_update, buffers_of, params_of
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.tokens import ByteTokenizer, WordTokenizer, build_tokenizer
@@ -75,7 +75,7 @@ class CLIP:
         """The symmetric loss of the one batch in `tasks` (`CaptionTasks`)."""
         texts, pictures = tasks.support, tasks.query
         image, buffers = apply_update(net, params, slow, pictures.x[0])
-        text = apply(net, params, texts.x[0])
+        text, _ = apply_update(net, params, slow, texts.x[0])  # nothing there is normalised by the batch
         scale = clamped_scale(params["log_scale"])
         said = texts.y[0].bool().mT if self.collisions == "left out" and texts.y is not None else None
         loss = symmetric_info_nce(image, text, scale, said, chunk=self.chunk)
