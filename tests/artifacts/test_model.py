@@ -46,7 +46,7 @@ def test_a_new_model_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["m"]
 
 
-@pytest.mark.parametrize("part", ["save_tensors", "write_text", "_move"])
+@pytest.mark.parametrize("part", ["save_tensors", "write_text", "replace_folder"])
 def test_a_refused_save_keeps_the_old_model(tmp_path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path / "m", WEIGHTS, CONFIG, "old")
 

@@ -1,6 +1,8 @@
 """A few-shot classifier: a trained encoder and a handful of labelled pictures."""
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,7 +13,8 @@ import torch
 from selftaught.app.choices import Head as Head
 from selftaught.app.model import Model
 from selftaught.app.own_head import OwnHead
-from selftaught.artifacts.files import read_json, write_json
+from selftaught.artifacts.files import TEMPORARY_SUFFIX, read_json, save_error, write_json
+from selftaught.artifacts.lock import LOCK, OWNER, locked
 from selftaught.artifacts.tensors import load_tensors, save_tensors
 from selftaught.core.errors import DataError, RunError
 from selftaught.core.functional import part, prefixed
@@ -20,7 +23,10 @@ from selftaught.data.pictures import Pictures, Skipped
 from selftaught.evaluate.estimators import FewShotClassifier
 
 CLASSIFIER_FORMAT = 1
-_JSON, _SUPPORT, _MODEL = "classifier.json", "support.safetensors", "model"
+_JSON = "classifier.json"
+_PLACES = (("model", "support.safetensors"), ("model-2", "support-2.safetensors"))
+"""Where a classifier's parts stand. One that is written in place of another takes the other pair of names, so that
+the old one is whole until `classifier.json`, which names the pair, is replaced."""
 
 
 @dataclass(frozen=True)
@@ -124,23 +130,43 @@ class Classifier:
         return Prediction(name, best, by_class[best], by_class, found)
 
     def save(self, folder: str | Path) -> None:
-        """Write the model, the support pictures and their embeddings; raises SaveError, RunError."""
+        """Write the model, the support pictures and their embeddings; raises SaveError, RunError.
+
+        At every moment `folder` holds the old classifier or the new one, whole; other files in it stay.
+        """
         path = Path(folder)
-        if path.exists() and not (path / _JSON).is_file() and any(path.iterdir()):
-            raise RunError(f"{path} holds other files: give --out a new or empty folder")
+        try:
+            if path.exists() and not (path / _JSON).is_file() and any(_foreign(path)):
+                raise RunError(f"{path} holds other files: give --out a new or empty folder")
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise save_error(path, error) from error
+        with locked(path):
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
         assert self.support.y is not None
-        self.model.save(path / _MODEL)
+        before = _PLACES[1]
+        with suppress(RunError):  # none there, or none that could be used
+            before = _places(read_json(path / _JSON), path)
+        model, support = _PLACES[1 - _PLACES.index(before)]
+        self.model.save(path / model)
         tensors = {"x": self.support.x, "y": self.support.y, "vectors": self.vectors}
         tensors |= prefixed("adapted", self.own.tensors if self.own else {})
-        save_tensors(path / _SUPPORT, tensors, {"kind": "selftaught classifier"})
+        save_tensors(path / support, tensors, {"kind": "selftaught classifier"})
         content = {
             "format": CLASSIFIER_FORMAT,
             "head": self.head,
             "classes": list(self.classes),
             "names": list(self.support.names),
+            "model": model,
+            "support": support,
         }
         # Last, because its presence says that the folder is whole.
         write_json(path / _JSON, content)
+        shutil.rmtree(path / before[0], ignore_errors=True)
+        with suppress(OSError):
+            (path / before[1]).unlink()
 
     @classmethod
     def load(cls, folder: str | Path) -> "Classifier":
@@ -151,14 +177,29 @@ class Classifier:
         content = read_json(path / _JSON)
         if content.get("format") != CLASSIFIER_FORMAT:
             raise RunError(f"{path / _JSON} is of format {content.get('format')}; run `selftaught adapt` again.")
-        tensors, _ = load_tensors(path / _SUPPORT)
+        model, file = _places(content, path)
+        tensors, _ = load_tensors(path / file)
         missing = {"x", "y", "vectors"} - set(tensors) | {"head", "classes", "names"} - set(content)
         if missing:
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; run `selftaught adapt` again.")
         support = Pictures(tensors["x"], tuple(content["names"]), tensors["y"], tuple(content["classes"]))
         _check(support)
-        adapted, own = part(tensors, "adapted"), Model.load(path / _MODEL)
+        adapted, own = part(tensors, "adapted"), Model.load(path / model)
         return cls._from(own, support, tensors["vectors"], content["head"], adapted)
+
+
+def _foreign(path: Path) -> list[Path]:
+    """What is in `path` and was not left by a `save` that was cut short."""
+    own = {LOCK, OWNER, *_PLACES[0], *_PLACES[1]}
+    return [p for p in path.iterdir() if p.name not in own and not p.name.endswith(TEMPORARY_SUFFIX)]
+
+
+def _places(content: Mapping[str, Any], path: Path) -> tuple[str, str]:
+    """Names of the model and the support file. Only the known ones: a broken file must lead nowhere else."""
+    found = (content.get("model", _PLACES[0][0]), content.get("support", _PLACES[0][1]))
+    if found not in _PLACES:
+        raise RunError(f"{path / _JSON} names unknown parts {found}; run `selftaught adapt` again.")
+    return found
 
 
 def _check(support: Pictures) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +14,8 @@ from selftaught.core.errors import ConfigError, RunError, SaveError
 
 TEMPORARY_SUFFIX = ".selftaught-tmp"
 """How names of unfinished files and folders end; whoever holds a run's lock may remove them."""
+
+_ASIDE = f".before{TEMPORARY_SUFFIX}"
 
 
 def writer() -> str:
@@ -109,10 +112,48 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that killed processes left in `folder`; only for the holder of its lock."""
+    """Remove what killed processes left unfinished in `folder`; only for the holder of its lock.
+
+    A folder that was laid aside by a process that died before the new one stood in its place is put back.
+    """
     for left in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        target = folder / left.name.removeprefix(".").removesuffix(_ASIDE)
         if left.is_file():
             _remove(left)
+        elif left.name.endswith(_ASIDE) and not target.exists():
+            with contextlib.suppress(OSError):
+                left.rename(target)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put folder `new` in the place of `target`; should that fail, the old one comes back. Raises OSError.
+
+    Two renames are needed, so there is a moment without `target`. The old one then stands where `standing` finds
+    it, also when the process dies there.
+    """
+    aside = _aside(target)
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+    try:
+        new.rename(target)
+    except OSError:
+        with contextlib.suppress(OSError):
+            aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+    sync_folder(target.parent)
+
+
+def standing(target: Path) -> Path:
+    """`target`, or where it stands when a process died while it put a new folder in its place."""
+    return target if target.exists() or not _aside(target).is_dir() else _aside(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.parent / f".{target.name}{_ASIDE}"
 
 
 def sync_folder(folder: Path) -> None:

@@ -2,11 +2,19 @@
 
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selftaught.artifacts.files import read_json, save_error, temporary_beside, write_json, write_text, writer
+from selftaught.artifacts.files import (
+    read_json,
+    replace_folder,
+    save_error,
+    standing,
+    temporary_beside,
+    write_json,
+    write_text,
+    writer,
+)
 from selftaught.artifacts.tensors import load_tensors, save_tensors
 from selftaught.core.errors import RunError
 from selftaught.core.types import Params
@@ -39,7 +47,7 @@ def save_model(
         write_text(temporary / _CARD, card)
         if extra_json is not None:
             write_json(temporary / _EXTRA, extra_json)
-        _move(temporary, target)
+        replace_folder(temporary, target)
     except OSError as error:
         raise save_error(target, error) from error
     finally:
@@ -65,7 +73,7 @@ def load_model(folder: str | Path) -> tuple[Params, dict[str, Any]]:
 
 
 def _find(folder: Path) -> Path:
-    for candidate in (folder, folder / "model"):
+    for candidate in (standing(folder), standing(folder / "model")):
         if (candidate / _WEIGHTS).is_file():
             return candidate
     if (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir():
@@ -85,19 +93,3 @@ def _refuse_foreign(target: Path) -> None:
         raise save_error(target, error) from error
     if foreign:
         raise RunError(f"{target} holds other files ({foreign[0]}, ...). Choose a new or empty folder.")
-
-
-def _move(new: Path, target: Path) -> None:
-    """Put folder `new` in the place of `target`; should that fail, the old one comes back."""
-    if not target.exists():
-        new.rename(target)
-        return
-    aside = temporary_beside(target)
-    target.rename(aside)
-    try:
-        new.rename(target)
-    except OSError:
-        with suppress(OSError):
-            aside.rename(target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

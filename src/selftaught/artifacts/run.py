@@ -1,33 +1,27 @@
 """The folder of one training run: configuration, log, checkpoints, model, report."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
-
-from filelock import FileLock, Timeout
 
 from selftaught.artifacts.checkpoint import load_state, save_state
 from selftaught.artifacts.files import (
     TEMPORARY_SUFFIX,
     read_json,
     save_error,
-    sweep,
     sync_folder,
     write_json,
-    write_text,
     writer,
 )
+from selftaught.artifacts.lock import LOCK, OWNER, locked
 from selftaught.artifacts.metrics import append_metrics, cut_metrics, read_metrics
 from selftaught.core.errors import RunError, SaveError
 from selftaught.core.types import State
 
 RUN_FORMAT = 1
-
-_LOCK, _OWNER = "run.lock", "run.pid"
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +58,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise save_error(folder, error) from error
-        with _locked(folder):
+        with locked(folder):
             # Another process may have been faster.
             _refuse_occupied(folder)
             content = {"format": RUN_FORMAT, "writer": writer(), "config": dict(config)}
@@ -175,9 +169,7 @@ class Run:
 
         Raises RunError when another process (or another `lock()` of this one) holds it.
         """
-        with _locked(self.path):
-            for folder in (self.path, self._last.parent):
-                sweep(folder)
+        with locked(self.path, self._last.parent.name):
             yield
 
     @contextmanager
@@ -217,29 +209,6 @@ class Run:
         return self.path / "checkpoints" / "previous.safetensors"
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # `is_singleton=False`: a second lock in this process must fail like one in another process.
-    lock = FileLock(folder / _LOCK, timeout=0, is_singleton=False)
-    owner = folder / _OWNER
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunError(
-            f"{folder} is being written by process {_owner(owner)}. "
-            "Wait for it to end, end it, or choose another folder."
-        ) from error
-    except OSError as error:
-        raise save_error(folder / _LOCK, error) from error
-    try:
-        write_text(owner, f"{os.getpid()}\n")
-        yield
-    finally:
-        with suppress(OSError):
-            owner.unlink()
-        lock.release()
-
-
 def _refuse_occupied(folder: Path) -> None:
     """RunError unless `folder` is absent, empty, or holds only what a cut-short `create` left."""
     try:
@@ -247,7 +216,7 @@ def _refuse_occupied(folder: Path) -> None:
             return
         if not folder.is_dir():
             raise RunError(f"{folder} is a file. Choose another name for the run's folder.")
-        names = sorted({p.name for p in folder.iterdir() if p.suffix != TEMPORARY_SUFFIX} - {_LOCK, _OWNER})
+        names = sorted({p.name for p in folder.iterdir() if p.suffix != TEMPORARY_SUFFIX} - {LOCK, OWNER})
     except OSError as error:
         raise SaveError(f"{folder} cannot be used: {error.strerror}. Choose another folder.") from error
     if not names:
@@ -276,11 +245,3 @@ def _warning(used: Path, faults: list[str]) -> str | None:
     if not faults:
         return None
     return f"{used} is used instead of a newer checkpoint, and the steps since are lost. " + " ".join(faults)
-
-
-def _owner(file: Path) -> str:
-    """Who holds the lock, as far as it can be told."""
-    try:
-        return file.read_text(encoding="utf-8").strip() or "of unknown number"
-    except (OSError, ValueError):
-        return "of unknown number"
