@@ -50,6 +50,17 @@ def test_what_is_kept_of_the_program() -> None:
     assert not hasattr(model, "gamma_history_") and not hasattr(model, "source_losses_")
 
 
+def test_another_z_without_fitting_again() -> None:
+    X, y, domain = regression(shift=1.0)
+    model, plain = DMSARegressor().fit(X, y, domain), DMSARegressor(z="uniform").fit(X, y, domain)
+    other = model.with_z("uniform")
+    assert np.allclose(other.predict(X), plain.predict(X)) and other.get_params()["z"] == "uniform"
+    assert not hasattr(other, "gamma_history_") and np.array_equal(other.with_z("dc").z_, model.z_)
+    assert other.with_z([0, 0, 1]).z_.tolist() == [0, 0, 1] and model.z == "dc"
+    with pytest.raises(ConfigError, match="fit with 'dc' first"):
+        plain.with_z("best")
+
+
 def test_one_source_alone_and_equal_predictors() -> None:
     rng = np.random.default_rng(0)
     h, q = rng.normal(size=(7, 4)), rng.normal(size=(7, 4))

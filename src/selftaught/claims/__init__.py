@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from selftaught.claims import blur, bmg, bmssl, clip, fcrl, hegr, maxl, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, clip, dmsa, fcrl, hegr, maxl, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -17,6 +17,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "blur": blur.show,
     "clip": clip.show,
     "hegr": hegr.show,
+    "dmsa": dmsa.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 

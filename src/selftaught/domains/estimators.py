@@ -11,7 +11,8 @@ fitted attributes end in `_`, so clone, Pipeline (`fit(X, y, stepname__sample_do
 """
 
 from collections.abc import Sequence
-from typing import Any, Self, final
+from copy import copy
+from typing import Any, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from selftaught.core.errors import ConfigError
 from selftaught.domains.combining import by_source, cross_entropy, shares, squared_error
-from selftaught.domains.learning import Combination, Predictor, Settings, adopt, classifier, learn, regressor
+from selftaught.domains.learning import (
+    Combination,
+    Predictor,
+    Settings,
+    adopt,
+    classifier,
+    joined,
+    learn,
+    regressor,
+)
 from selftaught.domains.program import Floats
 from selftaught.domains.rows import (
     DomainDataError,
@@ -103,6 +113,13 @@ class DMSARegressor(RegressorMixin, BaseEstimator):
         """h_z [n]."""
         check_is_fitted(self, "z_")
         return self._combination.predict(checked_rows(self, X, first=False), None)
+
+    def with_z(self, z: Any) -> Self:
+        """A copy with the same predictors and weights under another `z`; nothing is fitted again.
+
+        Raises ConfigError as `fit`, and for "dc" or "best" where this one was fitted without losses.
+        """
+        return _with_z(self, z)
 
     def source_shares(self, X: Any) -> Floats:
         """Each source's share [n K] in the combination at rows X."""
@@ -191,6 +208,13 @@ class DMSAClassifier(ClassifierMixin, BaseEstimator):
         """The class [n] of the largest probability."""
         return self.classes_[self.predict_proba(X).argmax(1)]
 
+    def with_z(self, z: Any) -> Self:
+        """A copy with the same predictors and weights under another `z`; nothing is fitted again.
+
+        Raises ConfigError as `fit`, and for "dc" or "best" where this one was fitted without losses.
+        """
+        return _with_z(self, z)
+
     def source_shares(self, X: Any) -> Floats:
         """Each source's share [n K] in the combination at rows X."""
         return _shares(self, X)
@@ -199,6 +223,9 @@ class DMSAClassifier(ClassifierMixin, BaseEstimator):
         """Mean cross-entropy on each domain, sources and targets alike, under its number."""
         loss = cross_entropy(self.predict_proba(X), label_numbers(np.asarray(y), self.classes_))
         return by_source(loss, _as_many(sample_domain, loss))
+
+
+Either = TypeVar("Either", DMSARegressor, DMSAClassifier)
 
 
 def _settings(model: DMSARegressor | DMSAClassifier) -> Settings:
@@ -226,6 +253,17 @@ def _keep(model: DMSARegressor | DMSAClassifier, found: Combination) -> None:
         model.source_losses_ = found.losses
     if found.solution is not None:
         model.gamma_history_, model.z_history_ = found.solution.gammas, found.solution.path
+
+
+def _with_z(model: Either, z: Any) -> Either:
+    check_is_fitted(model, "z_")
+    other = copy(model)
+    other.z = z
+    known = model._combination
+    if _settings(other).asks_labels and known.evidence is None:
+        raise ConfigError(f"z={z!r} is found from losses, which z={model.z!r} did not need: fit with 'dc' first")
+    _keep(other, joined(known.predictors, known.fitted, known.evidence, _settings(other)))
+    return other
 
 
 def _shares(model: DMSARegressor | DMSAClassifier, X: Any) -> Floats:

@@ -42,7 +42,7 @@ Weighting = Literal["discriminative", "generative", "constant"]
 
 PENALTIES = (0.003, 0.03, 0.3, 3.0)
 """Inverse strengths C of the domain classifier's penalty that are tried."""
-BANDWIDTHS = tuple(float(b) for b in np.geomspace(0.1, 10, 13))
+BANDWIDTHS = tuple(float(b) for b in np.geomspace(0.1, 3, 10))
 _SMALLEST = 1e-12
 """A probability of the domain classifier that counts as no smaller."""
 
