@@ -6,6 +6,7 @@ from typing import Any, Protocol, cast
 
 import tyro
 
+from benchmarks.bad_days import BadDays
 from benchmarks.cifar import Cifar
 from benchmarks.episodes import Episodes
 from benchmarks.implicit import Implicit
@@ -25,6 +26,7 @@ class Benchmark(Protocol):
 
 
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
+    "bad_days": BadDays,
     "cifar": Cifar,
     "episodes": Episodes,
     "implicit": Implicit,
