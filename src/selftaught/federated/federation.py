@@ -70,9 +70,12 @@ class Federation:
         each = self.correction.state(server.model)
         return FederatedState(server, {k: v.expand(len(self.clients), *v.shape).clone() for k, v in each.items()})
 
-    def round(self, state: FederatedState) -> tuple[FederatedState, Record]:
-        """One round. States of clients that were not chosen, or were refused, are as they were."""
-        return rounds_together([self], [state])[0]
+    def round(self, state: FederatedState, lost: Mapping[str, str] | None = None) -> tuple[FederatedState, Record]:
+        """One round. States of clients that were not chosen, or were refused, are as they were.
+
+        `lost` names clients from whom no answer comes this time, with the reason.
+        """
+        return rounds_together([self], [state], [lost or {}])[0]
 
     def accuracies(self, state: FederatedState) -> dict[str, float]:
         """Each client's accuracy on its own test pictures after making the averaged model its own."""
@@ -81,7 +84,9 @@ class Federation:
 
 
 def rounds_together(
-    federations: Sequence[Federation], states: Sequence[FederatedState]
+    federations: Sequence[Federation],
+    states: Sequence[FederatedState],
+    lost: Sequence[Mapping[str, str]] | None = None,
 ) -> list[tuple[FederatedState, Record]]:
     """A round of several federations, all their clients in one `vmap`: the same numbers as one after the other.
 
@@ -108,23 +113,31 @@ def rounds_together(
         first.at_once,
     )
     found, at = [], 0
-    for (federation, state, names), own_rows in zip(each, rows, strict=True):
+    nobody: Sequence[Mapping[str, str]] = [{} for _ in federations]
+    for (federation, state, names), own_rows, missing in zip(each, rows, lost or nobody, strict=True):
         part = slice(at, at + len(names))
         own = Trained({k: v[part] for k, v in trained.params.items()}, trained.slow[part], trained.losses[part])
-        found.append(_counted(federation, state, names, own_rows, own))
+        found.append(_counted(federation, state, names, own_rows, own, missing))
         at += len(names)
     return found
 
 
 def _counted(
-    f: Federation, state: FederatedState, chosen: Sequence[str], rows: Tensor, trained: Trained
+    f: Federation,
+    state: FederatedState,
+    chosen: Sequence[str],
+    rows: Tensor,
+    trained: Trained,
+    lost: Mapping[str, str],
 ) -> tuple[FederatedState, Record]:
     """What the server makes of the clients' work, and the states of those it accepted."""
     updates = {
         n: Update({k: v[i] for k, v in trained.params.items()}, trained.slow[i], float(trained.losses[i]))
         for i, n in enumerate(chosen)
+        if n not in lost
     }
-    server, record = aggregate(f.correction, f.local, state.server, chosen, updates, len(f.clients))
+    missing = {n: reason for n, reason in lost.items() if n in chosen}
+    server, record = aggregate(f.correction, f.local, state.server, chosen, updates, len(f.clients), missing)
     travelled = f.local.travelled(server.round)
     change = f.correction.change(trained.params, state.server.model, state.server.shared, travelled)
     after = added({k: v[rows] for k, v in state.states.items()}, change)
