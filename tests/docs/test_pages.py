@@ -5,7 +5,7 @@ import shlex
 import unicodedata
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial, wraps
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,8 @@ def test_its_python_runs_as_written(page: Path, tmp_path: Path, monkeypatch: pyt
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(tmp_path / place)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "pretrain", partial(training.pretrain, steps=2, size=16, quiet=True))
+    pretrain, short = training.pretrain, {"steps": 2, "size": 16, "quiet": True}
+    monkeypatch.setattr(training, "pretrain", lambda data, **options: pretrain(data, **options | short))
     names: dict[str, Any] = {"__name__": "page"}
     for block in _blocks(page):
         exec(compile(block, page.name, "exec"), names)

@@ -9,3 +9,5 @@ EvaluationHead = Literal["prototype", "ridge", "logistic", "steps", "own"]
 """The same, and a few inner steps of the whole network ("steps")."""
 TasksFrom = Literal["own", "labels", "views", "clusters", "neighbours", "latent"]
 """Where few-shot tasks come from: `own` is the method's own source (see `task_sources`)."""
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+"""Where figures go beside metrics.jsonl (see `tracking`)."""

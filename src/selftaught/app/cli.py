@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from selftaught.app.choices import EvaluationHead, Head, TasksFrom
+from selftaught.app.choices import EvaluationHead, Head, TasksFrom, TrackerName
 from selftaught.app.claiming import claim
 from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
 from selftaught.app.exporting import export
@@ -48,6 +48,7 @@ def pretrain(
     seed: int = 0,
     resume: bool = False,
     init_from: Path | None = None,
+    track: TrackerName | None = None,
     report: bool = True,
 ) -> None:
     """Learn an encoder from pictures; most methods need no labels.
@@ -69,6 +70,7 @@ def pretrain(
         seed: Everything random follows from it.
         resume: Continue the run in --out exactly where it stopped.
         init_from: Start a new run from the encoder of this one.
+        track: Where figures go beside metrics.jsonl in the run folder; that library has to be installed.
         report: Write report.html at the end.
     """
     from selftaught.app.config import parse_options
@@ -78,7 +80,8 @@ def pretrain(
     model = run_pretrain(
         place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
         channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, tasks=tasks,
-        seed=seed, resume=resume, init_from=init_from, command=_command(),
+        seed=seed, resume=resume, init_from=init_from, track=track,
+        command=_command(),
     )  # fmt: skip
     if not leads():  # of several processes, as torchrun starts them, the first writes and speaks
         return

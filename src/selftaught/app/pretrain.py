@@ -20,6 +20,7 @@ from selftaught.app.model import Model
 from selftaught.app.pairs import completed, mark_of, pictures_for
 from selftaught.app.progress import bar
 from selftaught.app.task_sources import UNLABELLED, divided, takes_any_tasks
+from selftaught.app.tracking import Track, check_tracker, told
 from selftaught.artifacts.run import Restored, Run
 from selftaught.core.distributed import Ranks, any_of, joined, of_the_first
 from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
@@ -73,6 +74,7 @@ def pretrain(
     resume: bool = False,
     command: str = "",
     quiet: bool = False,
+    track: Track | str | None = None,
 ) -> Model:
     """Train an encoder on pictures, unlabelled for most methods, and keep everything in the run folder `out`.
 
@@ -83,12 +85,15 @@ def pretrain(
     source of few-shot tasks than the method's own (`task_sources`), whose options are given with the others.
     `init_from` starts a new run from another's weights; `resume` continues the run in `out` to the same bits,
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
+    `track` is handed (step, figures) of every logged step, or names a tracker of `app.tracking`; its failure never
+    stops training, and a resumed run hands no step over twice.
     Several processes started by torchrun share the work, and the first of them writes (`core.sharing`).
     Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
     """
+    check_tracker(track)
     if resume:
         with joined() as ranks:
-            return _resume(data, Path(out), quiet, ranks)
+            return _resume(data, Path(out), quiet, ranks, track)
     kind = METHODS.get(method) if isinstance(method, str) else type(method)
     own, of_source = divided(kind, tasks, options) if kind and options else (options or {}, {})
     name, chosen = _named(method, own)
@@ -113,10 +118,10 @@ def pretrain(
         asked = config.as_json()
         run = Run.create(out, asked) if ranks is None or ranks.leads else Run(Path(out), asked)
         state = start(config.build_method(), net, _optimizer(config), config.seed)
-        return _train(run, config, net, pictures, state, quiet, ranks)
+        return _train(run, config, net, pictures, state, quiet, ranks, track)
 
 
-def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None) -> Model:
+def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None, track: Track | str | None) -> Model:
     run = Run.open(out)
     config = Config.from_json(run.config, f"{out / 'config.json'}")
     labelled = bool(config.data.get("labelled", False))
@@ -134,7 +139,7 @@ def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None) -> Model:
     if restored is not None and restored.warning:
         _log.warning(restored.warning)
     fresh = start(config.build_method(), net, _optimizer(config), config.seed)
-    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet, ranks)
+    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet, ranks, track)
 
 
 def _restored(run: Run, ranks: Ranks | None) -> Restored | None:
@@ -150,8 +155,9 @@ def _restored(run: Run, ranks: Ranks | None) -> Restored | None:
 
 
 def _train(
-    run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool, ranks: Ranks | None
-) -> Model:
+    run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool, ranks: Ranks | None,
+    track: Track | str | None,
+) -> Model:  # fmt: skip
     method = config.build_method()
     source = config.build_source(pictures)
     if ranks is not None:
@@ -162,7 +168,7 @@ def _train(
     began = time.monotonic()
     with run.lock(), run.logging(), _stop_on_signal() as stopped, bar(
         f"{config.method}", config.steps, state.step, quiet
-    ) as tick:  # fmt: skip
+    ) as tick, told(track, run.path) as tell:  # fmt: skip
         _log.info("%s on %d pictures, views %s", config.method, len(pictures), config.views_name)
         if ranks is not None:
             _log.info("shared by %d processes", ranks.count)
@@ -173,7 +179,9 @@ def _train(
                 if state.step % LOG_EVERY == 0 or state.step == config.steps:
                     if state.step % RANK_EVERY == 0 or state.step == config.steps:
                         metrics = metrics | {"effective_rank": _rank(net, state, pictures)}
-                    run.log(state.step, metrics | {"seconds": time.monotonic() - began})
+                    figures = metrics | {"seconds": time.monotonic() - began}
+                    run.log(state.step, figures)
+                    tell(state.step, figures)
                 tick(state.step, f"loss {metrics['loss']:.3f}")
                 if any_of(ranks, bool(stopped)):
                     break
