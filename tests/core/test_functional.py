@@ -12,7 +12,6 @@ from selftaught.core.functional import (
     params_of,
     part,
     prefixed,
-    private_copy,
     to_float,
 )
 from selftaught.core.types import merged
@@ -67,13 +66,6 @@ def test_apply_refuses_to_move_statistics() -> None:
     net = small()
     with pytest.raises(ValueError, match="apply_update"):
         apply(net, params_of(net), torch.rand(2, 1, 4, 4), "update")  # type: ignore[arg-type]
-
-
-def test_a_private_copy_is_private() -> None:
-    net = small()
-    own = private_copy(net)
-    nn.init.zeros_(own[4].weight)
-    assert net[4].weight.any()
 
 
 def test_bytes_become_fractions_and_floats_stay() -> None:

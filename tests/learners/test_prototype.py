@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from jaxtyping import jaxtyped
+from shape_checks import check
 from torch import Tensor, nn
 
 from selftaught.core.errors import ConfigError
@@ -9,6 +11,7 @@ from selftaught.core.functional import buffers_of, params_of, part
 from selftaught.core.types import Examples, Params, merged
 from selftaught.learners.heads import prototype_logits
 from selftaught.learners.prototype import LearnerNorm, PrototypeLearner, apply_recorded
+from selftaught.nets.heads import EncoderOnly
 
 
 class Net(nn.Module):
@@ -133,3 +136,23 @@ def test_missing_statistics_are_an_error_not_a_silent_change() -> None:
         PrototypeLearner(bare)
     with pytest.raises(ConfigError, match="transductive"):
         PrototypeLearner(net, "eval")  # type: ignore[arg-type]
+
+
+def test_sets_of_points_are_classified_like_pictures() -> None:
+    """Encoders of sets [B P d] are learners' encoders too; every class has its own corner."""
+
+    class Mean(nn.Module):
+        width = 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(1)
+
+    corners = torch.tensor([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    noise = torch.randn(2, 3, 7, 2, generator=torch.Generator().manual_seed(0)) / 4
+    support, query = corners[:, None] + noise
+    net = EncoderOnly(Mean())
+    learner = PrototypeLearner(net)
+    predict = jaxtyped(typechecker=check)(PrototypeLearner.predict)  # what is annotated holds for sets too
+    found = predict(learner, learner.adapt({}, Examples(support), 3), query)
+    assert found.argmax(-1).tolist() == [0, 1, 2]
+    assert torch.allclose(found[0, 1], -(query[0].mean(0) - support[1].mean(0)).square().sum())

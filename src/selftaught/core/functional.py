@@ -1,6 +1,5 @@
 """Networks as functions of named tensors, with the treatment of normalisation statistics always by name."""
 
-import copy
 from typing import Literal
 
 import torch
@@ -75,11 +74,6 @@ def part(weights: Params, prefix: str) -> Params:
 def prefixed(prefix: str, weights: Params) -> Params:
     """Every name with `prefix` + '.' before it; the inverse of `part`."""
     return {f"{prefix}.{k}": v for k, v in weights.items()}
-
-
-def private_copy(net: nn.Module) -> nn.Module:
-    """A skeleton of its own for one thread: `functional_call` swaps tensors on the module while it runs."""
-    return copy.deepcopy(net)
 
 
 @torch.no_grad()

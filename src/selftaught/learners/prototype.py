@@ -61,8 +61,8 @@ class PrototypeLearner:
             z = normalise(z)
         return Prototypes(prototypes(z, ways, support.y), own)
 
-    def predict(self, adapted: Prototypes, x: Float[Tensor, "Q C H W"]) -> Float[Tensor, "Q N"]:
-        """Logits: cosines, or minus squared distances."""
+    def predict(self, adapted: Prototypes, x: Float[Tensor, "Q ..."]) -> Float[Tensor, "Q N"]:
+        """Logits of pictures [Q C H W] or sets [Q P d]: cosines, or minus squared distances."""
         norm: Literal["batch", "running"] = "batch" if self.norm == "transductive" else "running"
         z = apply(self._embedder(), adapted.weights, x, norm)
         return distance_logits(z, adapted.centres, self.distance)
