@@ -222,17 +222,22 @@ def _from_shards(shards: Sequence[Path], size: int, channels: int) -> Pictures:
     with TemporaryDirectory() as folder:
         said: Said = {}
         shown: dict[str, str] = {}
+        alone: list[Skipped] = []
         for shard in shards:
-            for key, (extension, content, captions) in _samples(shard).items():
+            for key, (extension, content, captions) in _samples(shard, alone).items():
                 place = Path(folder) / f"{len(said):09d}{extension}"
                 place.write_bytes(content)
                 said[str(place)] = captions
                 shown[str(place)] = printable(f"{shard.name}/{key}{extension}")
-        return _read(said, size, channels, lambda place: shown.get(place, place))
+        read = _read(said, size, channels, lambda place: shown.get(place, place))
+        return replace(read, skipped=read.skipped + tuple(alone))
 
 
-def _samples(shard: Path) -> dict[str, tuple[str, bytes, list[str]]]:
-    """Key -> extension and content of the picture, captions. A key is a member's path up to its first dot."""
+def _samples(shard: Path, alone: list[Skipped]) -> dict[str, tuple[str, bytes, list[str]]]:
+    """Key -> extension and content of the picture, captions. A key is a member's path up to its first dot.
+
+    Captions without a picture are put into `alone`.
+    """
     pictures: dict[str, tuple[str, bytes]] = {}
     texts: Said = {}
     known = picture_extensions()
@@ -243,6 +248,8 @@ def _samples(shard: Path) -> dict[str, tuple[str, bytes, list[str]]]:
         key = str(member.parent / member.name.partition(".")[0])
         extension = member.suffix.lower()
         if extension in known:
+            if key in pictures:
+                raise DataError(f"{printable(str(shard))} has two pictures of the name {key!r}: rename one")
             pictures[key] = extension, content
         else:
             texts[key] = texts.get(key, []) + _captions_in(content, extension, f"{printable(str(shard))}, {name}")
@@ -250,6 +257,8 @@ def _samples(shard: Path) -> dict[str, tuple[str, bytes, list[str]]]:
     if lost or not pictures:
         what = f"{lost[0]} has no {lost[0]}.txt or .json" if lost else "it holds no picture"
         raise DataError(f"{printable(str(shard))}: {what}; write every sample as KEY.jpg and KEY.txt")
+    without = "no picture for its caption that Pillow opens"
+    alone.extend(Skipped(printable(f"{shard.name}/{key}"), without) for key in texts if key not in pictures)
     return {key: (*pictures[key], texts[key]) for key in pictures}
 
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageChops
 from torch import Tensor
 
 from selftaught.core.errors import DataError
-from selftaught.data.archives import refuse_unsafe
+from selftaught.data.archives import open_zip
 from selftaught.data.pictures import Pictures
 
 _INSIDE = re.compile(r"(?:^|/)(?P<alphabet>[^/]+)/(?P<character>character\d+)/(?P<file>\d+_\d+\.png)$")
@@ -53,7 +53,7 @@ def read_omniglot(
     place = Path(path)
     if size < 1:
         raise DataError(f"size must be at least 1 pixel, not {size}")
-    listed, read = _open_zip(place) if place.is_file() else _open_folder(place)
+    listed, read = open_zip(place) if place.is_file() else _open_folder(place)
     found = _sorted_files(listed, place)
     if classes is not None:
         found = _chosen(found, set(classes), place)
@@ -79,15 +79,6 @@ def drawers(pictures: Pictures) -> Tensor:
         wrong = pictures.names[found.index(None)]
         raise DataError(f"{wrong!r} is not an Omniglot file name such as 0709_01.png; use read_omniglot")
     return torch.tensor([int(m.group(1)) for m in found if m], dtype=torch.int64)
-
-
-def _open_zip(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    try:
-        archive = zipfile.ZipFile(place)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{place} is not a readable zip ({error}); download it again") from error
-    refuse_unsafe(archive.namelist(), place)
-    return archive.namelist(), archive.read
 
 
 def _open_folder(place: Path) -> tuple[list[str], Callable[[str], bytes]]:
