@@ -3,7 +3,6 @@
 import pytest
 import torch
 from jaxtyping import jaxtyped
-from shape_checks import check
 from torch import Tensor, nn
 
 from selftaught.core.errors import ConfigError
@@ -12,6 +11,7 @@ from selftaught.core.types import Examples, Params, merged
 from selftaught.learners.heads import prototype_logits
 from selftaught.learners.prototype import LearnerNorm, PrototypeLearner, apply_recorded
 from selftaught.nets.heads import EncoderOnly
+from shape_checks import check
 
 
 class Net(nn.Module):
