@@ -12,7 +12,7 @@ sources.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -219,8 +219,7 @@ def losing(w: Worlds, found: Found, digits: Mapping[str, Any], emoji: Mapping[st
 
 def _change(rows: Mapping[str, Sequence[Losses]], of: Any) -> Estimate:
     """From z = 1/K to z by the program."""
-    ahead = lead(rows, DMSA, DMSA_UNIFORM, of)
-    return replace(ahead, mean=-ahead.mean)
+    return lead(rows, DMSA_UNIFORM, DMSA, of)
 
 
 def protocol(s: Setting, digits: dmsa_sets.Measured, emoji: dmsa_sets.Measured) -> str:
