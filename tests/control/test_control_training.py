@@ -84,8 +84,8 @@ def test_a_state_that_was_yielded_does_not_change_later() -> None:
     net, state = begun()
     steps = train(SMALL, net, FAMILY, TASKS, state, 3)
     first, _ = next(steps)
-    kept = State(*({k: v.clone() for k, v in x.items()} for x in (first.params, first.slow, first.opt)),
-                 torch.Generator(), first.step)  # fmt: skip
+    params, slow, opt = ({k: v.clone() for k, v in x.items()} for x in (first.params, first.slow, first.opt))
+    kept = State(params, slow, opt, torch.Generator(), first.step)
     kept.generator.set_state(first.generator.get_state())
     list(steps)
     assert same(first, kept)

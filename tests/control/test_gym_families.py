@@ -104,7 +104,7 @@ def test_spaces_that_are_no_box_are_refused() -> None:
         with pytest.raises(ConfigError, match=message):
             gym_family(make, nothing, 5)
 
-    class Free(gymnasium.ActionWrapper):  # type: ignore[misc, type-arg]
+    class Free(gymnasium.ActionWrapper):
         def __init__(self) -> None:
             super().__init__(gymnasium.make("Pendulum-v1"))
             self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from selftaught.claims import blur, bmg, bmssl, clip, dmsa, fcrl, hegr, maxl, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, clip, dmsa, fcrl, hegr, maxl, moss, neuronml, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -18,6 +18,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "clip": clip.show,
     "hegr": hegr.show,
     "dmsa": dmsa.show,
+    "moss": moss.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 

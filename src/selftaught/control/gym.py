@@ -161,7 +161,7 @@ def as_gymnasium(family: Family, task: Tensor, seed: int = 0) -> Any:
     gymnasium = _gymnasium()
     bound = np.full(family.observations, np.inf, np.float32)
 
-    class OneTask(gymnasium.Env):  # type: ignore[misc, name-defined]
+    class OneTask(gymnasium.Env):  # type: ignore[name-defined]
         metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
         render_mode = None
 

@@ -131,8 +131,8 @@ class MoSS:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction, divergences and contrast; `belief` holds H + 1 of them for each episode."""
         count, steps = x.rewards.shape
-        # Beliefs at a few moments explain a few transitions each, earlier and later ones; the belief itself saw
-        # only those before its moment.
+        # Beliefs at a few moments explain a few transitions each, earlier and later ones, of the task of the last
+        # transition they saw; no belief saw more than those before its moment.
         at = torch.randint(steps + 1, (count, self.looks), generator=g)
         told = torch.randint(steps, (count, self.looks * self.decoded), generator=g)
         row, split = torch.arange(count)[:, None], (self.looks, self.decoded)
@@ -143,7 +143,9 @@ class MoSS:
         shape = (*z.shape[:3], self.decoded)
         pairs = [inputs[:, :, None].expand(*shape, -1), z[:, :, :, None].expand(*shape, -1)]
         error = (call(net, params, "decoder", *pairs) - truth[:, :, None]).square()
-        error = (error[..., 0] + error[..., 1:].mean(-1)).mean(-1) / 2
+        mine = (ids[row, told].unflatten(1, split) == ids[row, (at - 1).clamp(min=0)][..., None])[:, :, None]
+        error = (error[..., 0] + error[..., 1:].mean(-1)) / 2 * mine
+        error = error.sum(-1) / mine.sum(-1).clamp(min=1)
         prior = component_kl(mean, log_var, params["head.prior"], self.prior_log_var)
         y = log_y.exp()
         parts = {

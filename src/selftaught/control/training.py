@@ -89,8 +89,8 @@ def _iteration(
     for _ in range(config.updates):
         batch = sample(replay, config.batch, generator)
 
-        def loss(p: Params, slow: Params = slow, batch: Episodes = batch) -> tuple[Tensor, Aux]:
-            return config.loss(net, p, slow, batch, generator)
+        def loss(params: Params, slow: Params = slow, batch: Episodes = batch) -> tuple[Tensor, Aux]:
+            return config.loss(net, params, slow, batch, generator)
 
         params, opt, aux = optimizer.step(loss, params, opt)
         slow = config.refresh(slow, params)
@@ -139,7 +139,8 @@ def play(
     check_finite("observation", seen[0], (count, family.observations), 0, family)
     recurrent = agent.config.context in ("belief", "recurrent") and mode != "random"
     states = [torch.zeros(count, agent.config.recurrent if recurrent else 0)]
-    actions, rewards = [], []
+    actions: list[Tensor] = []
+    rewards: list[Tensor] = []
     for t in range(steps):
         action = _act(agent, family, seen[-1], states[-1], schedule[t], generator, mode)
         check_actions(action, family, count)
