@@ -12,7 +12,9 @@ from selftaught.core.errors import SaveError
 from selftaught.export.network import Exportable, reference
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, relative to the largest number of an output (or to 1, if that is larger)."""
+"""Largest difference allowed, relative to the largest number of an output."""
+_TINY = 1e-12
+"""For outputs that are zero everywhere."""
 
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.floating[Any]]
@@ -49,7 +51,7 @@ def difference(what: Exportable, run: Runner) -> float:
             found = np.asarray(got)
             if found.shape != want.shape:
                 raise SaveError(f"nothing was exported: {name} has shape {found.shape} instead of {want.shape}")
-            gap = float(np.abs(found - want).max() / max(1.0, float(np.abs(want).max())))
+            gap = float(np.abs(found - want).max() / max(_TINY, float(np.abs(want).max())))
             if not gap <= TOLERANCE:  # also for nan
                 raise SaveError(
                     f"nothing was exported: {name} differs from the trained model by {gap:.2g} (relative; "

@@ -100,7 +100,7 @@ def description(what: Exportable, file: str, gap: float) -> dict[str, Any]:
         "outputs": shapes,
         "classes": None if what.head is None else list(what.head.classes),
         "trained": what.trained,
-        "check": {"largest difference": gap, "allowed": TOLERANCE, "relative to": "the largest number, or 1"},
+        "check": {"largest difference": gap, "allowed": TOLERANCE, "relative to": "the largest number"},
     }
 
 
