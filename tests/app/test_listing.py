@@ -1,11 +1,14 @@
 """The matrix of methods is read from the methods, one line each."""
 
 import dataclasses
+import io
+from typing import cast
 
 import pytest
+from rich.console import Console
 
 from selftaught.app.cli import main
-from selftaught.app.listing import Listed, base_learner, learns_from, matrix, options_of
+from selftaught.app.listing import Listed, as_table, base_learner, learns_from, matrix, options_of
 from selftaught.methods import METHODS
 
 
@@ -39,6 +42,15 @@ def test_one_line_a_method_and_options_only_where_asked(capsys: pytest.CaptureFi
     assert main(["methods", "--options"]) == 0
     every = capsys.readouterr().out
     assert all(f"{name}: {', '.join(options_of(kind))}" in every for name, kind in METHODS.items())
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 250])
+def test_a_line_each_at_every_width(width: int) -> None:
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None, highlight=False)
+    console.print(as_table(matrix(tuple(METHODS)), width))
+    lines = cast(io.StringIO, console.file).getvalue().splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(METHODS)
+    assert all(len(line) <= width for line in lines) and ("tasks" in lines[0]) == (width == 250)
 
 
 def test_one_method_with_its_options(capsys: pytest.CaptureFixture[str]) -> None:

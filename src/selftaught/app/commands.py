@@ -133,13 +133,16 @@ def methods(name: Positional[str] = "", options: bool = False) -> None:
         name: Only this method, with its options.
         options: Also the options of each.
     """
-    from selftaught.app.listing import as_table, grouped, options_of
+    from selftaught.app.listing import FULL, as_table, grouped, options_of
     from selftaught.methods import METHODS
 
     if name and name not in METHODS:
         raise ConfigError(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     rows = grouped((name,) if name else tuple(METHODS))
-    table_console().print(as_table(rows))
+    console = table_console()
+    console.print(as_table(rows, console.width))
+    if len(rows) > 1 and console.width < FULL:
+        _err.print("selftaught methods NAME: tasks, learner and options of one")
     for row in rows if name or options else ():
         _out.print(f"\n{row.name}: " + ", ".join(options_of(METHODS[row.name])), style="dim")
 

@@ -19,6 +19,8 @@ from selftaught.methods import METHODS
 LearnsFrom = Literal["pictures", "both", "labels"]
 GROUPS: tuple[LearnsFrom, ...] = get_args(LearnsFrom)
 """The order in which methods are printed; within a group it is that of METHODS."""
+FULL = 200
+"""Columns from which every method has its tasks and learner on the same line."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,21 @@ def grouped(names: Sequence[str]) -> list[Listed]:
     return sorted(matrix(names), key=lambda row: GROUPS.index(row.learns_from))
 
 
-def as_table(rows: Sequence[Listed]) -> Table:
-    """The rows for a terminal."""
-    table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
+def as_table(rows: Sequence[Listed], width: int) -> Table:
+    """The rows for a terminal of `width` columns: several stay on a line each.
+
+    Below `FULL` columns they are names, what is learned from, and as much of the objective as there is room for.
+    """
+    if len(rows) == 1 or width >= FULL:
+        table = Table("name", "learns from", "tasks", "learner", "objective", box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*dataclasses.astuple(row))
+        return table
+    table = Table("name", "learns from", box=None, pad_edge=False)
+    room = width - max(len(row.name) for row in rows) - len("learns from") - 4
+    table.add_column("objective", no_wrap=True, overflow="ellipsis", max_width=room)
     for row in rows:
-        table.add_row(*dataclasses.astuple(row))
+        table.add_row(row.name, row.learns_from, row.objective)
     return table
 
 
