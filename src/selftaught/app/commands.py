@@ -5,7 +5,7 @@ A signature is all that `selftaught --help` needs, so what a command works with 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from tyro.conf import Positional
@@ -61,28 +61,47 @@ def report(run: Positional[Path]) -> None:
 
 
 def doctor(
-    data: Positional[str], labelled: bool = False, ways: int | None = None, shots: int | None = None
+    data: Positional[str],
+    labelled: bool = False,
+    ways: int | None = None,
+    shots: int | None = None,
+    against: str | None = None,
+    size: int = 64,
+    views: Literal["auto", "photo", "glyph", "flat"] = "auto",
+    page: Path | None = None,
 ) -> None:
-    """Look at pictures before training: duplicates, blanks, uneven or small classes, files that fail.
+    """Look at pictures before training: duplicates, blanks, uneven or small classes, files that fail, views.
 
     Args:
         data: A folder.
         labelled: Subfolders are classes.
         ways: Classes in the tasks to come.
         shots: Labelled pictures per class in the tasks to come.
+        against: Another folder, of test pictures for example: none of its pictures should be in the first.
+        size: The picture size of the training to come, in pixels.
+        views: The recipe whose views are looked at; auto is what pretrain would choose.
+        page: Draw some views to this file, .png or .svg.
     """
-    from selftaught.app.doctor import examine
+    from selftaught.app.config import recipe
+    from selftaught.app.doctor import examine, overlap
+    from selftaught.app.doctor_views import examine_views, write_view_page
     from selftaught.app.sources import as_pictures
     from selftaught.data.views import choose_recipe
 
-    pictures = as_pictures(place(data), 64, 3, labelled=labelled or ways is not None)
-    recipe, reason = choose_recipe(pictures)
+    tasks = ways is not None or shots is not None
+    pictures = as_pictures(place(data), size, 3, labelled=labelled or tasks)
+    other = None if against is None else as_pictures(place(against), size, 3)
+    name, reason = choose_recipe(pictures) if views == "auto" else (views, "it was asked for")
     marks = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
-    _out.print(f"{len(pictures)} pictures; views would be {recipe!r}, because {reason}")
-    for finding in examine(pictures, ways=ways, shots=shots):
+    _out.print(f"{len(pictures)} pictures; views would be {name!r}, because {reason}")
+    found = examine(pictures, ways=ways, shots=shots) + examine_views(pictures, recipe(name), repr(name))
+    for finding in found + ([] if other is None else overlap(pictures, other)):
         _out.print(f"{marks[finding.level]} {finding.title}: {finding.detail}")
         if finding.way_out:
             _out.print(f"        {finding.way_out}")
+    if page is not None:
+        write_view_page(page, pictures, recipe(name))
+        _out.print(f"views: {page}")
 
 
 def compare(
