@@ -196,8 +196,9 @@ def test_head_is_the_estimators(head: Any, classes: int) -> None:
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_hub_layout_reads_back(tmp_path: Path) -> None:
-    classifier = untrained().adapt(labelled(), "ridge")
+@pytest.mark.parametrize("encoder", ["conv4", "resnet12"])
+def test_hub_layout_reads_back(encoder: str, tmp_path: Path) -> None:
+    classifier = untrained(encoder).adapt(labelled(), "ridge")
     what = exportable(classifier)
     assert export_hub(what, tmp_path / "hf") == 0
     assert {p.name for p in (tmp_path / "hf").iterdir()} == {"config.json", "model.safetensors", "README.md"}

@@ -39,7 +39,9 @@ class HubNetwork(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        built = build_encoder(encoder, channels, size, 0, **(options or {}))
+        # JSON has no tuples, which encoders take for their widths.
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in (options or {}).items()}
+        built = build_encoder(encoder, channels, size, 0, **given)
         width = int(built.width)  # type: ignore[arg-type]
         zeros = torch.zeros(len(classes), width)
         head = LinearHead(zeros, zeros.sum(-1), temperature, tuple(classes)) if classes else None
