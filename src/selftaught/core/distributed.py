@@ -4,6 +4,7 @@ Nothing here is pickled, and every sum is taken in the order of ranks, so that a
 Who shares which work is said in `core.sharing`.
 """
 
+import atexit
 import itertools
 import os
 from collections.abc import Iterator, Sequence
@@ -60,7 +61,9 @@ def joined(patience: float | None = None) -> Iterator[Ranks | None]:
 
     They talk by gloo, and by NCCL where tensors are on GPUs. `patience` is how many seconds to wait for a process
     that does not answer. Raises ConfigError for an environment that is no number, LostProcessError where they
-    do not come together. A process group that is there already is used, and left as it is.
+    do not come together. A process group that is there already is used, and the one made here stays until the
+    program ends, so that a script may train several times: processes that leave one by one and meet again under
+    the same address may find each other's old door.
     """
     ranks = _by_environment()
     if ranks is None:
@@ -76,10 +79,8 @@ def joined(patience: float | None = None) -> Iterator[Ranks | None]:
     with _answering():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, rank=ranks.rank, world_size=ranks.count, timeout=seconds)
-    try:
-        yield ranks
-    finally:
-        dist.destroy_process_group()
+    atexit.register(_leave)
+    yield ranks
 
 
 def gathered(ranks: Ranks, x: Tensor) -> list[Tensor]:
@@ -151,6 +152,11 @@ def check_together(ranks: Ranks, step: int, loss: Tensor) -> None:
 def any_of(ranks: Ranks | None, flag: bool) -> bool:
     """Whether `flag` is set in any process. Raises LostProcessError."""
     return flag if ranks is None else any(bool(x) for x in gathered(ranks, torch.tensor([float(flag)])))
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _by_environment() -> Ranks | None:
