@@ -46,10 +46,10 @@ class Sets:
     """`each` digits a rendering; the encoder of emoji; `most` emoji a style in training, all if None."""
 
     each: int = 200
-    seeds: tuple[int, ...] = tuple(range(8))
-    steps: int = 120
+    seeds: tuple[int, ...] = tuple(range(6))
+    steps: int = 60
     batch: int = 64
-    width: int = 64
+    width: int = 32
     rate: float = 1e-3
     most: int | None = None
     emoji_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -147,6 +147,7 @@ def learn(make: Make, X: Any, y: NDArray[Any], source: Integers, classes: int | 
 
     The losses that z is found from are of predictors and weights that have not seen the point (`s.cv` folds).
     """
+    given_z(s, int(source.max()) + 1)  # what cannot be is refused before anything is fitted
     strata = source if classes is None else source * classes + y
     folds = split_rows(strata, s.cv, s.seed)
     fitted = _weights(X, source, folds, s)
@@ -185,6 +186,7 @@ def adopt(
         raise ConfigError(
             f"z={s.z!r} is found from losses and needs y; without labels give z='uniform' or {count} numbers"
         )
+    given_z(s, count)
     fitted = _weights(X, source, split_rows(source, s.cv, s.seed), s)
     stacked = predictions(predictors, X, classes)
     known = None if y is None else evidence_of(stacked, fitted, y, source, classes)
@@ -205,17 +207,25 @@ def joined(
 ) -> Combination:
     """With z as asked for. Raises ConfigError for a z that is neither a known word nor on the simplex."""
     count = len(predictors)
-    if not isinstance(s.z, str):
-        return Combination(predictors, fitted, checked_z(s.z, count), evidence, None)
-    if s.z == "uniform":
-        return Combination(predictors, fitted, np.full(count, 1 / count), evidence, None)
-    if s.z not in ("dc", "best"):
-        raise ConfigError(f"z must be dc, uniform, best or {count} numbers, got {s.z!r}")
+    given = given_z(s, count)
+    if given is not None:
+        return Combination(predictors, fitted, given, evidence, None)
     assert evidence is not None
     if s.z == "best":
         return Combination(predictors, fitted, np.eye(count)[best_single(evidence)], evidence, None)
     found = solve(evidence)
     return Combination(predictors, fitted, found.z, evidence, found)
+
+
+def given_z(s: Settings, sources: int) -> Floats | None:
+    """z [K] where it does not depend on losses, else None. Raises ConfigError for what cannot be a z."""
+    if s.asks_labels:
+        return None
+    if not isinstance(s.z, str):
+        return checked_z(s.z, sources)
+    if s.z != "uniform":
+        raise ConfigError(f"z must be dc, uniform, best or {sources} numbers, got {s.z!r}")
+    return np.full(sources, 1 / sources)
 
 
 def best_single(evidence: Evidence) -> int:

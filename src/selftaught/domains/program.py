@@ -191,7 +191,8 @@ def _along(z: Floats, wanted: Floats) -> Iterator[Floats]:
     for factor in _FACTORS:
         point = z + factor * (wanted - z)
         if point.min() >= LEAST:
-            yield point
+            # A long step multiplies what rounding left off the sum, round after round.
+            yield point / point.sum()
 
 
 def _convex_step(program: Program, z: Floats, here: Terms) -> Floats:

@@ -71,8 +71,8 @@ def read_texts(path: str | os.PathLike[str], *, targets: Collection[str] = ()) -
     if not rows:
         raise DataError(f"{file} holds no text: add a line for each, with {', '.join(COLUMNS)}")
     number_domains([row[3] for row in rows], targets)
-    texts, labels, domains = ([row[n] for row in rows] for n in (1, 2, 3))
-    return Texts(tuple(texts), tuple(labels), tuple(domains), tuple(targets))
+    _, texts, labels, domains = zip(*rows, strict=True)
+    return Texts(texts, labels, domains, tuple(targets))
 
 
 def _content(file: Path) -> str:
