@@ -1,9 +1,18 @@
 """Texts as numbers: what a row looks like, what is cut, and which words are refused."""
 
+import sys
+
 import pytest
 
-from selftaught.core.errors import DataError
-from selftaught.data.tokens import ByteTokenizer, WordTokenizer, build_tokenizer, vocabulary_of
+from selftaught.core.errors import ConfigError, DataError
+from selftaught.data.tokens import (
+    BytePairTokenizer,
+    ByteTokenizer,
+    WordTokenizer,
+    build_tokenizer,
+    byte_pairs_of,
+    vocabulary_of,
+)
 
 
 def test_words_are_numbered_by_their_place() -> None:
@@ -42,3 +51,31 @@ def test_a_vocabulary_is_the_words_of_the_captions() -> None:
     assert vocabulary_of(captions, most=3) == "a blue square"
     with pytest.raises(DataError, match="no words"):
         vocabulary_of(["", "!"])
+
+
+def test_byte_pairs_know_every_text_and_seen_words_as_one_piece() -> None:
+    pytest.importorskip("tokenizers")
+    file = byte_pairs_of(["a red square", "a blue square", "Red circle"] * 20, most=400)
+    tokenizer = build_tokenizer(file, 12)
+    assert isinstance(tokenizer, BytePairTokenizer) and build_tokenizer(file, 12) == tokenizer
+    one, again, other, long = tokenizer(["red square", "RED SQUARE", "squid é", "red " * 30])
+    end = tokenizer.size - 1
+    assert one.equal(again) and int(one.argmax()) == 3 and int(one[3]) == end  # start, red, square, end
+    assert one[0] == 1 and not one[4:].any() and int(other.max()) == end and int((other > 0).sum()) > 4
+    assert int(long[-1]) == end and bool((long[1:-1] == one[1]).all())
+    assert 256 < tokenizer.size <= 403
+    assert byte_pairs_of(["a red square", "a blue square", "Red circle"] * 20, most=400) == file
+
+
+def test_byte_pairs_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="256 bytes"):
+        byte_pairs_of(["a"], most=10)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r"selftaught\[text\]"):
+        build_tokenizer('{"no": "package"}', 8)
+
+
+def test_a_file_of_another_kind_is_refused() -> None:
+    pytest.importorskip("tokenizers")
+    with pytest.raises(DataError, match=r"no tokenizer of the package.*tokenizer\.json"):
+        build_tokenizer('{"no": "tokenizer"}', 8)

@@ -1,4 +1,4 @@
-"""Texts as rows of numbers: by words that a set of captions is made of, or by bytes.
+"""Texts as rows of numbers: by words that a set of captions is made of, by byte pairs, or by bytes.
 
 A row is start, the text, end, and zeros; the end has the largest number there is, which is where CLIP reads a
 text. Any callable from texts to [n L] whole numbers serves as well, open_clip's tokenizers for example.
@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from selftaught.core.errors import DataError
+from selftaught.core.errors import ConfigError, DataError
 
 PADDING, START, UNKNOWN = 0, 1, 2
 
@@ -84,8 +84,79 @@ class WordTokenizer:
         )
 
 
-def build_tokenizer(vocabulary: str, context: int, *, strict: bool = True) -> ByteTokenizer | WordTokenizer:
-    """`vocabulary` is words with spaces between them; without any, bytes."""
+@dataclass(frozen=True)
+class BytePairTokenizer:
+    """Byte pairs (Sennrich et al. 2016) by the package `tokenizers`, whose file format `file` is the text of.
+
+    Made by `byte_pairs_of`, or read from the tokenizer.json of another model. Longer texts are cut to
+    `context` - 2 pieces; special pieces that the file would add are left out. Raises ConfigError without the
+    package, DataError for a text that is no such file.
+    """
+
+    file: str
+    context: int
+
+    def __post_init__(self) -> None:
+        _byte_pairs(self.file)
+
+    @property
+    def size(self) -> int:
+        """Numbers there are."""
+        return int(_byte_pairs(self.file).get_vocab_size()) + 3
+
+    def __call__(self, texts: Sequence[str]) -> Int64[Tensor, "n L"]:
+        """[n context]."""
+        found = _byte_pairs(self.file).encode_batch(list(texts), add_special_tokens=False)
+        return _filled([[n + 2 for n in one.ids] for one in found], self.context, self.size - 1)
+
+
+@lru_cache(maxsize=8)
+def _byte_pairs(file: str) -> Any:
+    try:
+        return _package().Tokenizer.from_str(file)
+    except ConfigError:
+        raise
+    except Exception as error:  # the package raises nothing narrower
+        raise DataError(
+            f"{file[:40]!r}... is no tokenizer of the package tokenizers ({error}): give the text of a "
+            "tokenizer.json, or words with spaces between them"
+        ) from error
+
+
+def _package() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ConfigError(
+            "byte pairs need the package tokenizers: pip install 'selftaught[text]', or use words (the default)"
+        ) from error
+    return tokenizers
+
+
+def byte_pairs_of(captions: Iterable[str], most: int = 2000) -> str:
+    """The text of a file of byte pairs with up to `most` pieces (256 of them bytes), of captions in lower case.
+
+    It knows every text, and writes words it has seen as few pieces. Serves as a `vocabulary`. Raises ConfigError
+    without the package and for fewer than 256 pieces.
+    """
+    if most < 256:
+        raise ConfigError(f"{most} pieces: there are 256 bytes already, ask for more")
+    package = _package()
+    tokenizer = package.Tokenizer(package.models.BPE())
+    tokenizer.normalizer = package.normalizers.Lowercase()
+    tokenizer.pre_tokenizer = package.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    alphabet = sorted(package.pre_tokenizers.ByteLevel.alphabet())
+    trainer = package.trainers.BpeTrainer(vocab_size=most, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(captions, trainer)
+    return str(tokenizer.to_str())
+
+
+def build_tokenizer(
+    vocabulary: str, context: int, *, strict: bool = True
+) -> ByteTokenizer | WordTokenizer | BytePairTokenizer:
+    """`vocabulary` is words with spaces between them, or a byte-pair file's text ("{..."); without any, bytes."""
+    if vocabulary.lstrip().startswith("{"):
+        return BytePairTokenizer(vocabulary, context)
     words = tuple(vocabulary.split())
     return WordTokenizer(words, context, strict) if words else ByteTokenizer(context)
 

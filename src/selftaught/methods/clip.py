@@ -9,9 +9,9 @@ ICML 2021, arXiv 2103.00020.
 In this library's words it is ProtoNet whose support is text: B ways, one caption the one shot of each, pictures as
 queries (and the same turned round).
 The paper's: the loss, linear projections without bias, the learned and limited scale, a causal text transformer
-read at its end. Our choice: sizes for small sets, words or bytes instead of byte pairs, a limited scale's gradient
-(it passes), views of any recipe, and `collisions`: a text that is said of another picture of the batch too is by
-default left out of that picture's negatives; the paper's batch counts it ("negatives").
+read at its end. Our choice: sizes for small sets, words or bytes where no byte pairs are given, a limited scale's
+gradient (it passes), views of any recipe, and `collisions`: a text that is said of another picture of the batch
+too is by default left out of that picture's negatives; the paper's batch counts it ("negatives").
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply_update, buffers_of, params_of
 from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
-from selftaught.data.tokens import ByteTokenizer, WordTokenizer, build_tokenizer
+from selftaught.data.tokens import BytePairTokenizer, ByteTokenizer, WordTokenizer, build_tokenizer
 from selftaught.data.views import Views
 from selftaught.learners.zero_shot import ZeroShotLearner
 from selftaught.losses.image_text import symmetric_info_nce
@@ -33,10 +33,11 @@ from selftaught.tasks.captions import CaptionTasks
 
 @dataclass(frozen=True)
 class CLIP:
-    """`vocabulary`: words with spaces between ("": bytes); `context`: tokens a text; `text_*`: the text tower.
+    """`vocabulary`: words with spaces between, or a byte-pair file's text ("": bytes); `text_*`: the text tower.
 
-    `out` is the width of the common space, `chunk` the rows of L alive at a time (0: all). Needs captions, which
-    are the names of the pictures' classes, one a line. Raises ConfigError for a context that holds no text.
+    `context` counts tokens of a text, `out` is the width of the common space, `chunk` the rows of L alive at a
+    time (0: all). Needs captions, which are the names of the pictures' classes, one a line. Raises ConfigError for
+    a context that holds no text.
     """
 
     vocabulary: str = ""
@@ -53,7 +54,7 @@ class CLIP:
         if self.context < 3:
             raise ConfigError(f"context={self.context} holds no text between start and end; use 3 or more")
 
-    def tokenizer(self, *, strict: bool = True) -> WordTokenizer | ByteTokenizer:
+    def tokenizer(self, *, strict: bool = True) -> WordTokenizer | ByteTokenizer | BytePairTokenizer:
         """Texts to numbers; `strict` refuses words outside the vocabulary."""
         return build_tokenizer(self.vocabulary, self.context, strict=strict)
 
