@@ -19,6 +19,7 @@ class LoopGrid:
     def __init__(self, federation: Federation, states: Path) -> None:
         self.federation, self.states = federation, states
         self.nodes: dict[int, tuple[str, ClientApp]] = {}
+        self.answers: dict[str, Message] = {}
         self.spoil: Callable[[str, Message], Message | None] = lambda name, message: message
 
     def add(self, node: int, name: str, data: ClientData | None = None) -> None:
@@ -30,10 +31,11 @@ class LoopGrid:
     def get_node_ids(self) -> Iterable[int]:
         return list(self.nodes)
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        answers = []
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        sent = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = "m"
+            sent.append(f"m{len(sent)}")
+            message.metadata.__dict__["_message_id"] = sent[-1]
             node = message.metadata.dst_node_id
             name, app = self.nodes[node]
             context = Context(run_id=1, node_id=node, node_config={}, state=RecordDict(), run_config={})
@@ -44,8 +46,14 @@ class LoopGrid:
             if message.metadata.message_type == "train" and answer is not None:
                 answer = self.spoil(name, answer)
             if answer is not None:
-                answers.append(answer)
-        return answers
+                self.answers[sent[-1]] = answer
+        return sent
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        return [self.answers.pop(i) for i in list(message_ids) if i in self.answers]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        return self.pull_messages(self.push_messages(messages))
 
 
 def grid_of(federation: Federation, states: Path, without: Mapping[str, object] | None = None) -> LoopGrid:

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
 
-from federated.federated_clients import Point, Quadratic, blobs, quadratic_clients, small_net
+from federated.federated_clients import blobs, small_net
+from selftaught.claims.pfl_quadratics import Point, Quadratic, meta_gradients, quadratic_clients
 from selftaught.core.errors import ConfigError
-from selftaught.core.types import Params
 from selftaught.federated import (
     Correction,
     Dyn,
@@ -16,9 +15,7 @@ from selftaught.federated import (
     MAMLModel,
     NoCorrection,
     Scaf,
-    generator_of,
 )
-from selftaught.federated.local import gradients, stacked
 
 CORRECTIONS: list[Correction] = [NoCorrection(), Dyn(0.1), Scaf()]
 
@@ -28,14 +25,6 @@ def after(federation: Federation, rounds: int) -> FederatedState:
     for _ in range(rounds):
         state, _ = federation.round(state)
     return state
-
-
-def meta_gradients(federation: Federation, at: Params) -> Tensor:
-    """[M D] at one point."""
-    data = [federation.clients[n] for n in federation.names]
-    tasks = [federation.model.draw(d, generator_of(0, 0)) for d in data]
-    found, _, _ = gradients(federation.net, federation.model, stacked([at] * len(data)), [{}] * len(data), tasks)
-    return found["w"]
 
 
 def quadratics(correction: Correction, fraction: float = 1.0) -> Federation:

@@ -51,7 +51,7 @@ def strategy(f: Federation, **options: float) -> CorrectedStrategy:
 
 
 def rounds(s: CorrectedStrategy, grid: LoopGrid, count: int = 1) -> ServerState:
-    s.start(grid, s.initial_arrays(), count, timeout=5)  # type: ignore[arg-type]
+    s.start(grid, s.initial_arrays(), count, timeout=0.6)  # type: ignore[arg-type]
     assert s.state is not None
     return s.state
 
@@ -86,7 +86,7 @@ def test_a_lost_answer_a_dead_client_and_its_return_cost_nobody_the_state(tmp_pa
     grid.spoil = lambda name, message: None if name == "c" else message
     rounds(s, grid)
     state, _ = f.round(state, {"c": "lost"})
-    assert s.records[-1].refused == {"c": "no answer in time"}
+    assert s.records[-1].refused == {"c": "no answer from it"}
     del grid.nodes[3]
     grid.spoil = lambda name, message: message
     rounds(s, grid)
@@ -212,3 +212,19 @@ def test_options_that_make_no_sense(tmp_path: Path) -> None:
     assert state_file(tmp_path, "a/b") != state_file(tmp_path, "a_b")
     assert server_app(CorrectedStrategy(plan, ["a"]), 1) is not None
     assert generator_of(0, 1, "a").initial_seed() != generator_of(0, 1, "b").initial_seed()
+
+
+def test_a_client_that_leaves_in_a_round_is_not_waited_for(tmp_path: Path) -> None:
+    """Without a limit of time: the round ends because the node is gone."""
+    f = federation(Dyn(), 1.0)
+    grid, s = grid_of(f, tmp_path), strategy(f)
+
+    def leave(name: str, message: Message) -> Message | None:
+        if name != "e":
+            return message
+        del grid.nodes[5]
+        return None
+
+    grid.spoil = leave
+    s.start(grid, s.initial_arrays(), 1, timeout=None)  # type: ignore[arg-type]
+    assert s.records[0].refused == {"e": "no answer from it"} and len(s.records[0].accepted) == 4

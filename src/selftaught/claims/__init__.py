@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from selftaught.claims import blur, bmg, bmssl, clip, dmsa, fcrl, hegr, maxl, moss, neuronml, review, split
+from selftaught.claims import blur, bmg, bmssl, clip, dmsa, fcrl, hegr, maxl, moss, neuronml, pfl, review, split
 from selftaught.claims.outcome import Outcome
 
 CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
@@ -19,6 +19,7 @@ CLAIMS: Mapping[str, Callable[[bool], Outcome]] = {
     "hegr": hegr.show,
     "dmsa": dmsa.show,
     "moss": moss.show,
+    "pfl": pfl.show,
 }
 """Every claim; the argument asks for a quick version that shows the direction only. A new claim is a line here."""
 

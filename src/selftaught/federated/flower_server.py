@@ -40,6 +40,34 @@ _POLL = 0.5
 
 
 @final
+class _Attentive:
+    """A grid that stops waiting for nodes that have left, and looks more often than Flower's own wait."""
+
+    def __init__(self, grid: "Grid") -> None:
+        self._grid = grid
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+    def send_and_receive(self, messages: Iterable["Message"], *, timeout: float | None = None) -> list["Message"]:
+        """Answers that came before `timeout` seconds (None: no limit), or before all who owe one were gone."""
+        sent = list(messages)
+        owed = dict(zip(self._grid.push_messages(sent), (m.metadata.dst_node_id for m in sent), strict=True))
+        until = math.inf if timeout is None else time.monotonic() + timeout
+        found: list[Message] = []
+        while owed and time.monotonic() < until:
+            # Asked before pulling: who leaves after answering is still heard.
+            present = set(self._grid.get_node_ids())
+            for reply in self._grid.pull_messages(set(owed)):
+                owed.pop(reply.metadata.reply_to_message_id, None)
+                found.append(reply)
+            if not present & set(owed.values()):
+                break
+            time.sleep(_POLL)
+        return found
+
+
+@final
 class CorrectedStrategy(Strategy):
     """Rounds of `Federation` over Flower: the same clients are chosen, the same numbers come out.
 
@@ -72,6 +100,10 @@ class CorrectedStrategy(Strategy):
         self._accepted: dict[str, int] = {}
         self._asked: tuple[str, ...] = ()
         self._away: dict[str, str] = {}
+
+    def start(self, grid: "Grid", *arguments: Any, **options: Any) -> Any:
+        """Flower's loop of rounds, which does not wait for clients that have left."""
+        return super().start(_Attentive(grid), *arguments, **options)  # type: ignore[arg-type]
 
     def initial_arrays(self) -> "ArrayRecord":
         """The skeleton's parameters, for `start`."""
@@ -130,7 +162,7 @@ class CorrectedStrategy(Strategy):
                     missing[name] = found
                 else:
                     updates[name] = found
-        missing |= {n: "no answer in time" for n in self._asked if n not in updates and n not in missing}
+        missing |= {n: "no answer from it" for n in self._asked if n not in updates and n not in missing}
         plan = self.plan
         self.state, record = aggregate(
             plan.correction, plan.local, self.state, self._asked, updates, len(self.clients), missing
