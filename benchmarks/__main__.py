@@ -9,6 +9,7 @@ import tyro
 from benchmarks.bad_days import BadDays
 from benchmarks.cifar import Cifar
 from benchmarks.episodes import Episodes
+from benchmarks.fuzz import Fuzz
 from benchmarks.implicit import Implicit
 from benchmarks.meta_step import MetaStep
 from benchmarks.omniglot import Omniglot
@@ -29,6 +30,7 @@ BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "bad_days": BadDays,
     "cifar": Cifar,
     "episodes": Episodes,
+    "fuzz": Fuzz,
     "implicit": Implicit,
     "meta_step": MetaStep,
     "omniglot": Omniglot,

@@ -26,14 +26,14 @@ def faults_in(folder: Path) -> list[str]:
 
 
 def temporaries(folder: Path) -> list[str]:
-    """Names of unfinished files and folders below `folder`, and of a note of who writes it."""
+    """Names of unfinished files and folders below `folder`."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if temporary(p, folder))
 
 
 def temporary(path: Path, folder: Path) -> bool:
     """Whether `path`, or a folder that it is in, is unfinished."""
     parts = path.relative_to(folder).parts
-    return any(part.endswith(TEMPORARY_SUFFIX) for part in parts) or path.name == "run.pid"
+    return any(part.endswith(TEMPORARY_SUFFIX) for part in parts)
 
 
 def _fault(file: Path) -> str | None:
@@ -58,7 +58,7 @@ def _card(file: Path) -> None:
 
 
 def _anything(file: Path) -> None:
-    """Lines of a log may be torn, and a lock is empty."""
+    """Lines of a log may be torn, a lock is empty, and the number of its holder is for messages only."""
 
 
 CHECKS: Mapping[str, Callable[[Path], object]] = {
@@ -69,6 +69,7 @@ CHECKS: Mapping[str, Callable[[Path], object]] = {
     "README.md": _card,
     "train.log": _anything,
     "run.lock": _anything,
+    "run.pid": _anything,
 }
 """How a file is read to the end, by name or ending."""
 

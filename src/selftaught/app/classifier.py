@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, final, get_args
 
 import numpy as np
 import torch
@@ -182,10 +182,27 @@ class Classifier:
         missing = {"x", "y", "vectors"} - set(tensors) | {"head", "classes", "names"} - set(content)
         if missing:
             raise RunError(f"{path} lacks {', '.join(sorted(missing))}; run `selftaught adapt` again.")
-        support = Pictures(tensors["x"], tuple(content["names"]), tensors["y"], tuple(content["classes"]))
+        support = _support(content, tensors, path)
         _check(support)
         adapted, own = part(tensors, "adapted"), Model.load(path / model)
         return cls._from(own, support, tensors["vectors"], content["head"], adapted)
+
+
+def _support(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], path: Path) -> Pictures:
+    """The support set, after a look whether all parts of the folder are of one size and kind."""
+    x, y, vectors = (tensors[k] for k in ("x", "y", "vectors"))
+    names, classes = content["names"], content["classes"]
+    texts = all(isinstance(t, list) and all(isinstance(s, str) for s in t) for t in (names, classes))
+    if not texts or content["head"] not in get_args(Head) or len(set(classes)) != len(classes):
+        raise RunError(f"{path / _JSON} has a broken head, classes or names; run `selftaught adapt` again.")
+    fits = len(names) == len(x) == len(y) == len(vectors) and x.ndim == 4 and (y.ndim, vectors.ndim) == (1, 2)
+    if not fits or x.dtype != torch.uint8 or y.dtype != torch.int64 or not _within(y, len(classes)):
+        raise RunError(f"{path}: classifier.json and the support do not fit; run `selftaught adapt` again.")
+    return Pictures(x, tuple(names), y, tuple(classes))
+
+
+def _within(y: torch.Tensor, count: int) -> bool:
+    return y.numel() > 0 and int(y.min()) >= 0 and int(y.max()) < count
 
 
 def _foreign(path: Path) -> list[Path]:

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -61,6 +62,9 @@ class Config:
             raise RunError(
                 f"{where} is not a configuration of this version: fields {sorted(set(content) ^ names)}"
             )
+        for name, kind in get_type_hints(cls).items():
+            if name in content and not _is_a(content[name], kind):
+                raise RunError(f"{where} is broken: {name} is {content[name]!r:.100}. Restore it from a copy.")
         try:
             return cls(**content)
         except TypeError as error:
@@ -84,11 +88,32 @@ class Config:
         return source_of(self.method, method, pictures, views, self.tasks, self.tasks_options, self.split)
 
     def build_network(self) -> nn.Module:
-        """A freshly initialised network: encoder and the method's heads, from the run's seed."""
+        """A freshly initialised network: encoder and the method's heads, from the run's seed.
+
+        Raises ConfigError for options of a wrong kind or size, wherever torch stumbles over them.
+        """
+        try:
+            return self._built()
+        except (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+            raise ConfigError(
+                f"{self.encoder} with {self.options} cannot be built for {self.channels} x {self.size} px "
+                f"pictures and {self.method} ({error}): change its options, or restore config.json from a copy"
+            ) from error
+
+    def _built(self) -> nn.Module:
         encoder = build_encoder(self.encoder, self.channels, self.size, self.seed, **self.options)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed + 1)
             return self.build_method().network(encoder)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value out of JSON is what a field of `Config` says it is."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    generic = get_origin(kind) not in (None, UnionType)
+    plain = (int, float) if kind is float else get_origin(kind) if generic else kind
+    return isinstance(value, plain) and (kind is bool or not isinstance(value, bool))
 
 
 def build_method(name: str, options: Mapping[str, Any]) -> Method:

@@ -58,7 +58,7 @@ def _parsed(path: Path, number: int, raw: bytes) -> dict[str, Any]:
         line = json.loads(raw)
         figures = {name: float(value) for name, value in line.items() if name != "step"}
         return {"step": int(line["step"]), **figures}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise RunError(f"{path}, line {number} is broken. Delete that line and try again.") from error
 
 

@@ -110,7 +110,12 @@ def _csv_rows(table: Path) -> Iterator[Row]:
         columns = tuple(reader.fieldnames or ())
         file, caption = (_column(table, columns, wanted) for wanted in (FILE_COLUMNS, CAPTION_COLUMNS))
         for row in reader:
-            yield f"{printable(str(table))}, line {reader.line_num}", row[file] or "", row[caption] or ""
+            where = f"{printable(str(table))}, line {reader.line_num}"
+            if None in row:
+                raise DataError(
+                    f'{where} has more columns than the first line: put "..." around texts with commas'
+                )
+            yield where, row[file] or "", row[caption] or ""
     except csv.Error as error:
         raise DataError(
             f"{printable(str(table))}, line {reader.line_num}: {error}. Save it as CSV again."
@@ -157,7 +162,7 @@ def _from_table(table: Path, said: Said, size: int, channels: int) -> Pictures:
         if not file or parts.is_absolute() or ".." in parts.parts:
             raise DataError(f"{shown} names {file!r}, which is not in its folder: give paths inside it")
         places.setdefault(str(table.parent / parts), []).extend(captions)
-    missing = [place for place in places if not Path(place).is_file()]
+    missing = [place for place in places if not _is_file(place)]
     if missing:
         names = ", ".join(printable(file) for file in missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise DataError(
@@ -165,6 +170,13 @@ def _from_table(table: Path, said: Said, size: int, channels: int) -> Pictures:
             "delete their lines."
         )
     return _read(places, size, channels)
+
+
+def _is_file(place: str) -> bool:
+    """Names that no file can have (too long, undecodable) are of none."""
+    with suppress(OSError, ValueError):
+        return Path(place).is_file()
+    return False
 
 
 def _text(file: Path) -> str:
