@@ -20,8 +20,8 @@ def test_names_come_in_the_order_of_the_file(tmp_path: Path) -> None:
     [
         (b"", "names no class"),
         (b" \n", "names no class"),
-        (b"a\nb\na\n", "names a twice"),
-        (b"a\0b\n", r"control characters in a\\x00b"),
+        (b"a\nb\na\n", "names 'a' twice"),
+        (b"a\0b\n", r"control characters in 'a"),
         (b"caf\xe9", "is not UTF-8"),
     ],
 )
@@ -36,7 +36,7 @@ def test_broken_lists_are_named(tmp_path: Path, content: bytes, message: str) ->
 def test_a_caption_with_a_comma_is_not_cut(tmp_path: Path) -> None:
     Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     (tmp_path / "captions.csv").write_text("file,caption\na.png,blue, round\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"captions\.csv, line 2 has more columns.*quote"):
+    with pytest.raises(DataError, match=r"captions\.csv, line 2 has more columns.*texts with commas"):
         read_captioned(tmp_path, size=8)
 
 
