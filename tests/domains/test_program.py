@@ -7,7 +7,7 @@ import pytest
 
 from domains.worlds import evidence
 from selftaught.core.errors import ConfigError
-from selftaught.domains.program import Evidence, Floats, Loss, Program, checked_z, on_simplex, solve
+from selftaught.domains.program import LEAST, Evidence, Floats, Loss, Program, _along, checked_z, on_simplex, solve
 
 LOSSES: tuple[Loss, ...] = ("squared", "cross-entropy")
 
@@ -112,6 +112,13 @@ def test_certainty_and_impossibility_stay_finite() -> None:
     extreme = Evidence(e.log_weights * 500, np.round(e.predictions), e.source, e.loss)
     found = solve(extreme)
     assert np.isfinite(found.losses).all() and (np.diff(found.gammas) <= 0).all()
+
+
+def test_a_corner_of_the_simplex_does_not_stop_the_way() -> None:
+    """At the least entry, or a rounding below it, the points towards another are still there."""
+    corner, wanted = np.array([LEAST * (1 - 1e-9), 1 - LEAST]), np.array([LEAST * (1 - 1e-9), 1 - LEAST])
+    points = list(_along(corner, wanted))
+    assert points and all((p > 0.99 * LEAST).all() and abs(p.sum() - 1) < 1e-12 for p in points)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -190,9 +190,9 @@ def _along(z: Floats, wanted: Floats) -> Iterator[Floats]:
     """Points of the simplex on the ray from z through `wanted`, which is one of them: beyond it and before it."""
     for factor in _FACTORS:
         point = z + factor * (wanted - z)
-        if point.min() >= LEAST:
+        if factor <= 1 or point.min() >= LEAST:
             # A long step multiplies what rounding left off the sum, round after round.
-            yield point / point.sum()
+            yield on_simplex(point)
 
 
 def _convex_step(program: Program, z: Floats, here: Terms) -> Floats:
