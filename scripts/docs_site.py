@@ -16,6 +16,8 @@ from mkdocs.structure.pages import Page
 REST = "..."
 ROOT_PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Files beside docs/ that the site shows, and their names there."""
+EXAMPLES = "examples"
+"""A folder beside docs/ whose programs the site holds, for pages that link to them."""
 
 _LINK = re.compile(r"(?<=\]\()([^)\s#]+)")
 
@@ -48,10 +50,12 @@ def expanded(nav: Sequence[Any], pages: Sequence[str]) -> list[Any]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pages of the root join those of docs/."""
+    """The pages and programs of the root join those of docs/."""
     root = Path(config.docs_dir).parent
     for name, place in ROOT_PAGES.items():
         files.append(File.generated(config, place, content=(root / name).read_text(encoding="utf-8")))
+    for program in sorted((root / EXAMPLES).rglob("*.py")):
+        files.append(File.generated(config, program.relative_to(root).as_posix(), abs_src_path=str(program)))
     return files
 
 
@@ -64,7 +68,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if place in ROOT_PAGES.values():
         return _LINK.sub(lambda m: ROOT_PAGES.get(m[1], m[1].removeprefix("docs/")), markdown)
     there = {f"{up}../{name}": up + target for name, target in ROOT_PAGES.items()}
-    return _LINK.sub(lambda m: there.get(m[1], m[1]), markdown)
+    return _LINK.sub(lambda m: there.get(m[1], m[1].replace(f"{up}../{EXAMPLES}/", f"{up}{EXAMPLES}/")), markdown)
 
 
 def _strings(nav: Any) -> Iterator[str]:
