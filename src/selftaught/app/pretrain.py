@@ -169,6 +169,7 @@ def _train(
     with run.lock(), run.logging(), _stop_on_signal() as stopped, bar(
         f"{config.method}", config.steps, state.step, quiet
     ) as tick, told(track, run.path) as tell:  # fmt: skip
+        _nobody_went_on(run, state)
         _log.info("%s on %d pictures, views %s", config.method, len(pictures), config.views_name)
         if ranks is not None:
             _log.info("shared by %d processes", ranks.count)
@@ -212,6 +213,15 @@ def _followed(
             if any_of(ranks, bool(stopped)):
                 raise InterruptedRun(f"stopped at step {state.step} of {config.steps}")
     return Model(net, merged(state.params, state.slow), config)
+
+
+def _nobody_went_on(run: Run, state: State) -> None:
+    """RunError where another process trained this run since its checkpoint was read, before the lock was ours."""
+    there = run.restore().state.step if run.has_checkpoint else 0
+    if there != state.step:
+        raise RunError(
+            f"{run.path} went on meanwhile, from step {state.step} to {there} (another process). Resume it again."
+        )
 
 
 def _rank(net: nn.Module, state: State, pictures: Pictures) -> float:
