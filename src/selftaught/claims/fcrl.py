@@ -47,7 +47,7 @@ _SIDE = 16
 class Setting:
     """What all rows share; `noises` are standard deviations of white noise in the outputs, everywhere the same."""
 
-    noises: tuple[float, ...] = (0.0, 1.0, 3.0)
+    noises: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0)
     functions: int = 4000
     asked: int = 1000
     steps: int = 1000
