@@ -6,6 +6,7 @@ import torch
 from selftaught.claims.moss import (
     ORACLE,
     OURS,
+    PLAIN,
     RECURRENT,
     SAC,
     Found,
@@ -29,15 +30,15 @@ def found(last: float, changed: float, pure: float = 0.5) -> Found:
 
 
 def table(recurrent: Found) -> dict[tuple[str, str], Found]:
-    rows = {OURS: found(4, 2, 0.9), SAC: found(0, 0), ORACLE: found(6, 3)}
+    rows = {OURS: found(4, 2, 0.9), PLAIN: found(4, 2, 0.8), SAC: found(0, 0), ORACLE: found(6, 3)}
     return {(w, a): f for w in S.worlds for a, f in (rows | {RECURRENT: recurrent}).items()}
 
 
 def test_tasks_asked_are_no_training_tasks_and_changes_change_the_class() -> None:
     for world in S.worlds.values():
         train, asked, later = drawn(S, world.family)
-        chosen_on = drawn(Setting(asked=0), world.family)[1]
-        for other in (train, chosen_on):
+        seen_before = [drawn(Setting(asked=k), world.family)[1] for k in range(S.asked)]
+        for other in (train, *seen_before):
             assert not (asked[:, None] == other[None]).all(-1).any()
         assert (world.family.classes(asked) != world.family.classes(later)).all()
         assert torch.equal(drawn(S, world.family)[1], asked)
@@ -45,7 +46,8 @@ def test_tasks_asked_are_no_training_tasks_and_changes_change_the_class() -> Non
 
 def test_agents_differ_by_their_option_only() -> None:
     agents = S.agents()
-    assert list(agents) == [OURS, RECURRENT, SAC, ORACLE]
+    assert list(agents) == [OURS, PLAIN, RECURRENT, SAC, ORACLE]
+    assert agents[PLAIN].contrast == 0 < agents[OURS].contrast
     sizes = {(a.hidden, a.recurrent, a.worlds, a.updates, a.batch, a.rate, a.change) for a in agents.values()}
     assert len(sizes) == 1 and len({a.context for a in agents.values()}) == 4
 
@@ -65,14 +67,14 @@ def test_the_verdict_and_where_it_fails_are_what_was_found() -> None:
 
 
 def test_curves_have_a_place_for_each_value() -> None:
-    assert len(along(S, "goals")) == S.points and along(S, "directions")[-1] == 16 * 20 * 11
+    assert len(along(S, "goals")) == S.points and along(S, "directions")[-1] == 16 * 20 * 31
     assert [p.mean for p in points(found(1, 1))] == pytest.approx([0.0, 1.1])
 
 
 def test_the_quick_claim_is_whole() -> None:
     done = show(quick=True)
     kept = as_json(done)
-    assert done.name == "moss" and len(kept["rows"]) == 8 and len(kept["lines"]) == 8
+    assert done.name == "moss" and len(kept["rows"]) == 10 and len(kept["lines"]) == 10
     assert done.verdict.startswith(("Shown", "Not shown")) and "Purity" in done.losing
     for said in ("2 seeds", "another list of tasks", "middle of the policy"):
         assert said in done.protocol
