@@ -267,6 +267,7 @@ def protocol(s: Setting) -> str:
         "episodes and steps; the recurrence has MoSS's GRU, but no other teacher than the critics; MoSS has "
         f"{c.components} components. Gated layers, a rate and which transitions are decoded were chosen, of few "
         f"tries, on another list of tasks with seed 0 and a third of the iterations; last step; {len(s.seeds)} "
-        "seeds, 95 % intervals by Student's t over seeds. CPU s: training, one thread. Sizes and steps are those of a few minutes on a shared machine; the "
+        "seeds, 95 % intervals by Student's t over seeds. "
+        "CPU s: training, one thread. Sizes and steps are those of a few minutes on a shared machine; the "
         "paper's bodies and figures are not repeated."
     )
