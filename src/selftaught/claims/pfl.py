@@ -61,7 +61,7 @@ class Setting:
     easy_target: float = 0.9
     easy_rounds: int = 40
     quadratic_rounds: int = 60
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (10, 11, 12, 13, 14)
     tuning_seeds: tuple[int, ...] = (100, 101)
 
 
@@ -159,7 +159,10 @@ def personal(model: MetaModel, option: tuple[int, float] | None) -> MetaModel:
 
 
 def tuned(s: Setting, row: str) -> Choice:
-    """The choice with the fewest rounds to the target on the tuning seeds; at a tie the highest last accuracy."""
+    """The choice with the highest last accuracy on the tuning seeds; at a tie the fewest rounds to the target.
+
+    A first run, on seeds 0-4, chose by rounds: that prefers steps at the end that need no training before them.
+    """
     model = objective(row, s.classes_each)
     best: tuple[tuple[float, float], Choice] | None = None
     for training in track(TRIED[row], f"choosing for {row}", console=Console(stderr=True), transient=True):
@@ -168,7 +171,7 @@ def tuned(s: Setting, row: str) -> Choice:
         found = curves(runs, asked, s.tuning_rounds, until=2.0)
         for option, curve in zip(PERSONAL, found, strict=True):
             needed = rounds_to(curve, s.target, s.tuning_rounds + 1)
-            score = (sum(needed), -float(curve[:, -1].mean()))
+            score = (-float(curve[:, -1].mean()), sum(needed))
             if best is None or score < best[0]:
                 best = (score, Choice(*training, option))
     assert best is not None
@@ -302,7 +305,8 @@ def show(quick: bool = False) -> Outcome:
         "the accuracy on its own test pictures after fine-tuning the averaged model (steps x rate as chosen), "
         "smoothed with weight 0.8; 64-64-32 ReLU network; MAML with one inner step of 0.1; models are counted "
         "both ways: two a device and round, three for PFLScaf. Four trainings and four fine-tunings are looked at "
-        f"for every row on the tuning seeds. {len(s.seeds)} seeds, 95 % intervals by Student's t, savings paired "
+        f"for every row on the tuning seeds, and the highest last accuracy there is taken. "
+        f"{len(s.seeds)} seeds, 95 % intervals by Student's t, savings paired "
         "by seed.",
         [*rows, *quadratics(s)],
         verdict(found),
