@@ -111,7 +111,7 @@ def test_what_is_broken_fails(tmp_path: Path) -> None:
     """Each of these is a warning, and a warning is an error; the same folder without them is fine."""
     page = tmp_path / "docs" / "index.md"
     page.parent.mkdir()
-    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "docs/index.md"):
+    for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/index.md"):
         (tmp_path / name).write_text("# Page\n\nFine.\n", "utf-8")
     config = (_ROOT / "mkdocs.yml").read_text("utf-8").replace("paths: [src]", f"paths: [{_ROOT / 'src'}]")
     alone = re.sub(r"^nav:\n(?:  .*\n)+", 'nav: ["..."]\n', config, flags=re.MULTILINE)
