@@ -17,6 +17,7 @@ from selftaught.app.choices import EvaluationHead, Head, TasksFrom, TrackerName
 from selftaught.app.claiming import claim
 from selftaught.app.commands import compare, doctor, embed, methods, opened, place, report, say_skipped, search
 from selftaught.app.exporting import export
+from selftaught.app.playing import play
 from selftaught.core.errors import ConfigError, SelftaughtError
 from selftaught.core.launch import leads
 from selftaught.core.memory import keep_freed_memory
@@ -42,6 +43,7 @@ def pretrain(
     views: Literal["auto", "photo", "glyph", "flat"] = "auto",
     steps: int = 1000,
     rate: float = 1e-3,
+    trunk_rate: float | None = None,
     labelled: bool = False,
     split: Literal["tr-val", "tr-tr"] = "tr-val",
     tasks: TasksFrom = "own",
@@ -58,12 +60,14 @@ def pretrain(
         out: The run folder to make (or, with --resume, to go on with).
         method: A name from `selftaught methods`.
         set: Options of the method as name=value, for example inner_steps=3 temperature=0.1.
-        encoder: conv4, resnet12, resnet18 or vit.
+        encoder: conv4, resnet12, resnet18 or vit; timm:NAME, openclip:NAME or hf:NAME, with =FILE.safetensors,
+            =download or =random after it; path:FOLDER_OR_FILE.
         size: Pictures are scaled and cropped to this many pixels square.
         channels: 3 for colour, 1 for grey.
         views: How pictures are changed to make views; auto looks at them and says what it chose.
         steps: Outer steps.
         rate: Learning rate of the outer loop (Adam, cosine schedule).
+        trunk_rate: That of the encoder, where it comes with weights (by default a tenth of --rate).
         labelled: Subfolders are classes; for methods that learn from labels.
         split: Whether the two loops of a meta-learner see different pictures of a task, or all of them (tr-tr).
         tasks: Who makes few-shot tasks: the method itself (own), labels, views, clusters, neighbours, latent.
@@ -80,7 +84,7 @@ def pretrain(
     model = run_pretrain(
         place(data), out=out, method=method, options=parse_options(set), encoder=encoder, size=size,
         channels=channels, views=views, steps=steps, rate=rate, labelled=labelled, split=split, tasks=tasks,
-        seed=seed, resume=resume, init_from=init_from, track=track,
+        seed=seed, resume=resume, init_from=init_from, track=track, trunk_rate=trunk_rate,
         command=_command(),
     )  # fmt: skip
     if not leads():  # of several processes, as torchrun starts them, the first writes and speaks
@@ -265,6 +269,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "demo": demo,
     "claim": claim,
     "search": search,
+    "play": play,
 }
 
 

@@ -28,6 +28,7 @@ class Config:
     `views` is the recipe itself, `views_name` what it was called. `options` are constructor options of the
     encoder. `data` describes the pictures: where they came from, how many, their fingerprint. `split` says whether
     both loops see all of a task (`SplitTasks`), `tasks` and `tasks_options` who makes them (`task_sources`).
+    `trunk_rate` is the encoder's own learning rate (None: `rate`).
     """
 
     method: str
@@ -49,6 +50,7 @@ class Config:
     split: Split = "tr-val"
     tasks: TasksFrom = "own"
     tasks_options: dict[str, Any] = field(default_factory=dict)
+    trunk_rate: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON object; `from_json` is its inverse."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from selftaught.app.choices import TasksFrom
 from selftaught.app.config import Config, build_method, recipe
+from selftaught.app.encoders import TRUNK_SHARE, chosen_encoder, load_trunk
 from selftaught.app.model import Model
 from selftaught.app.pairs import completed, mark_of, pictures_for
 from selftaught.app.progress import bar
@@ -75,6 +76,7 @@ def pretrain(
     command: str = "",
     quiet: bool = False,
     track: Track | str | None = None,
+    trunk_rate: float | None = None,
 ) -> Model:
     """Train an encoder on pictures, unlabelled for most methods, and keep everything in the run folder `out`.
 
@@ -87,6 +89,8 @@ def pretrain(
     with the settings it was started with. Ctrl-C finishes the step, saves and raises InterruptedRun.
     `track` is handed (step, figures) of every logged step, or names a tracker of `app.tracking`; its failure never
     stops training, and a resumed run hands no step over twice.
+    `encoder` may be one of another library or of a folder (`app.encoders`); its trunk learns at `trunk_rate`, by
+    default a tenth of `rate` where it comes with weights. No `steps` leave it as it came.
     Several processes started by torchrun share the work, and the first of them writes (`core.sharing`).
     Raises DataError, ConfigError, RunError or SaveError, each naming what is wrong and the way out.
     """
@@ -94,6 +98,10 @@ def pretrain(
     if resume:
         with joined() as ranks:
             return _resume(data, Path(out), quiet, ranks, track)
+    trunk = chosen_encoder(encoder, encoder_options or {})
+    init_from = trunk.init_from if init_from is None else init_from
+    if trunk_rate is None and trunk.trained:
+        trunk_rate = rate * TRUNK_SHARE
     kind = METHODS.get(method) if isinstance(method, str) else type(method)
     own, of_source = divided(kind, tasks, options) if kind and options else (options or {}, {})
     name, chosen = _named(method, own)
@@ -102,17 +110,16 @@ def pretrain(
     chosen = completed(name, chosen, pictures)
     views_name, view_recipe = _views(views, pictures)
     config = Config(
-        method=name, method_options=chosen, encoder=encoder, options=dict(encoder_options or {}),
+        method=name, method_options=chosen, encoder=trunk.encoder, options=trunk.options,
         size=size, channels=channels, views_name=views_name, views=dataclasses.asdict(view_recipe),
         steps=steps, rate=rate, warmup=warmup, weight_decay=weight_decay, seed=seed,
         data={"source": _source(data), "pictures": len(pictures), "skipped": len(pictures.skipped),
               "fingerprint": mark_of(name, pictures), "labelled": labelled},
         command=command, init_from=None if init_from is None else str(init_from), split=split,
-        tasks=tasks, tasks_options=of_source,
+        tasks=tasks, tasks_options=of_source, trunk_rate=None if trunk_rate is None else float(trunk_rate),
     )  # fmt: skip
     net = config.build_network()
-    if init_from is not None:
-        _take_weights(net, Model.load(init_from), init_from)
+    _first_numbers(net, config)
     _complain_early(config, pictures)
     with joined() as ranks:
         asked = config.as_json()
@@ -134,8 +141,8 @@ def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None, track: Track
         )
     net = config.build_network()
     restored = _restored(run, ranks)
-    if restored is None and config.init_from is not None:
-        _take_weights(net, Model.load(config.init_from), config.init_from)
+    if restored is None:
+        _first_numbers(net, config)
     if restored is not None and restored.warning:
         _log.warning(restored.warning)
     fresh = start(config.build_method(), net, _optimizer(config), config.seed)
@@ -315,7 +322,18 @@ def _source(data: Any) -> str:
 
 
 def _optimizer(config: Config) -> Gradient:
-    return Gradient(config.rate, config.steps, warmup=config.warmup, weight_decay=config.weight_decay)
+    own = () if config.trunk_rate is None else (("encoder.", config.trunk_rate),)
+    return Gradient(
+        config.rate, config.steps, warmup=config.warmup, weight_decay=config.weight_decay, rates=own
+    )  # fmt: skip
+
+
+def _first_numbers(net: nn.Module, config: Config) -> None:
+    """The encoder's numbers where they come from elsewhere: another run, or another library's file."""
+    if config.init_from is not None:
+        _take_weights(net, Model.load(config.init_from), config.init_from)
+    else:
+        load_trunk(net, config.options)
 
 
 def _take_weights(net: nn.Module, model: Model, where: str | Path) -> None:

@@ -5,6 +5,7 @@ from torch import nn
 
 from selftaught.core.errors import ConfigError
 from selftaught.nets.conv4 import Conv4
+from selftaught.nets.hub import build_hub, is_hub
 from selftaught.nets.resnet import ResNet12, ResNet18
 from selftaught.nets.vit import ViT
 
@@ -22,10 +23,17 @@ _SIZED = ("conv4", "vit")
 def build_encoder(name: str, channels: int, size: int, seed: int, **options: object) -> nn.Module:
     """A freshly initialised encoder for [B channels size size]; the global RNG keeps its state.
 
+    `timm:NAME`, `openclip:NAME` and `hf:NAME` are built by those libraries (`nets.hub`), without their weights.
     Raises ConfigError for an unknown name or options the encoder does not take.
     """
+    if is_hub(name):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return build_hub(name, channels, **options)
     if name not in ENCODERS:
-        raise ConfigError(f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}")
+        raise ConfigError(
+            f"unknown encoder {name!r}; known: {', '.join(ENCODERS)}, timm:NAME, openclip:NAME, hf:NAME"
+        )
     sized = {"size": size} if name in _SIZED else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

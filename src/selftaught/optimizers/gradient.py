@@ -26,7 +26,8 @@ class Gradient:
     """Adam or SGD with linear warm-up and a cosine (or constant) schedule over `steps` outer steps.
 
     `weight_decay` is decoupled (AdamW) and spares vectors: biases, normalisation scales.
-    `clip` bounds the norm of the whole gradient; 0 leaves it. The update itself is torch's.
+    `clip` bounds the norm of the whole gradient; 0 leaves it. The update itself is torch's. `rates` are pairs
+    (prefix, rate) for parameters whose names begin so; the first that fits holds, under the same schedule.
     """
 
     rate: float = 1e-3
@@ -37,6 +38,7 @@ class Gradient:
     weight_decay: float = 0.0
     momentum: float = 0.9
     clip: float = 0.0
+    rates: tuple[tuple[str, float], ...] = ()
 
     def init(self, params: Params) -> Params:
         """Zero moments for every parameter and the step count."""
@@ -44,14 +46,15 @@ class Gradient:
         opt = {f"{name}/{k}": torch.zeros_like(v) for name in names for k, v in params.items()}
         return opt | {"step": torch.zeros(())}
 
-    def rate_at(self, step: int) -> float:
-        """The learning rate of outer step `step`, counted from 0."""
+    def rate_at(self, step: int, rate: float | None = None) -> float:
+        """The learning rate of outer step `step`, counted from 0; `rate` takes the place of the general one."""
+        rate = self.rate if rate is None else rate
         if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
+            return rate * (step + 1) / self.warmup
         if self.schedule == "constant":
-            return self.rate
+            return rate
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def step(self, loss_fn: LossFn, params: Params, opt: Params) -> tuple[Params, Params, Aux]:
         """One outer step. New dictionaries come back; the tensors passed in keep their numbers."""
@@ -76,14 +79,17 @@ class Gradient:
     def _update(self, params: Params, grads: list[Tensor], opt: Params) -> tuple[Params, Params]:
         new = {k: v.clone() for k, v in params.items()}
         moved = {k: v.clone() for k, v in opt.items()}
-        rate = self.rate_at(int(opt["step"]))
-        for decayed in (True, False):
-            chosen = [(k, g) for (k, v), g in zip(new.items(), grads, strict=True) if (v.ndim > 1) == decayed]
-            if chosen:
-                decay = self.weight_decay if decayed else 0.0
-                self._apply([k for k, _ in chosen], [g for _, g in chosen], new, moved, rate, decay)
+        groups: dict[tuple[bool, float], list[tuple[str, Tensor]]] = {}
+        for (k, v), g in zip(new.items(), grads, strict=True):
+            groups.setdefault((v.ndim > 1, self._rate_of(k)), []).append((k, g))
+        for (decayed, rate), chosen in groups.items():
+            now, decay = self.rate_at(int(opt["step"]), rate), self.weight_decay if decayed else 0.0
+            self._apply([k for k, _ in chosen], [g for _, g in chosen], new, moved, now, decay)
         moved["step"] = opt["step"] + 1
         return new, moved
+
+    def _rate_of(self, name: str) -> float:
+        return next((rate for prefix, rate in self.rates if name.startswith(prefix)), self.rate)
 
     def _apply(
         self, names: list[str], grads: list[Tensor], new: Params, opt: Params, rate: float, decay: float
