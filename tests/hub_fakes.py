@@ -55,12 +55,18 @@ class Attention(nn.Module):
 class Tokens(nn.Module):
     """As a model of transformers: last_hidden_state [B 16 8] and, with a pooler, pooler_output [B 8]."""
 
-    base_model_prefix = "vit"
-
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embed = nn.Conv2d(3, width, 4, stride=4)
         self.pooler: nn.Module | None = nn.Linear(width, width)
+
+    @classmethod
+    def from_pretrained(cls, path: None, config: Any, state_dict: dict[str, Tensor], **kwargs: Any) -> Any:
+        """Takes names as they were called once, "vit.*", and says what is missing."""
+        net = cls(config.hidden_size)
+        known = {k: v for old, v in state_dict.items() if (k := old.removeprefix("vit.")) in net.state_dict()}
+        missing = net.load_state_dict(known, strict=False).missing_keys
+        return net, {"missing_keys": set(missing)}
 
     def forward(self, pixel_values: Tensor) -> Any:
         hidden = F.gelu(self.embed(pixel_values).flatten(2).mT)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from selftaught.artifacts.files import read_json
 from selftaught.artifacts.tensors import load_tensors
 from selftaught.core.errors import ConfigError, RunError
-from selftaught.nets.hub import HubEncoder, check_name, divided_name, is_hub, library, version_of
+from selftaught.nets.hub import HubEncoder, check_name, current_names, divided_name, is_hub, library, version_of
 
 PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".npy", ".joblib")
 WEIGHTS = "model.safetensors"
@@ -85,9 +85,9 @@ def load_trunk(net: nn.Module, options: Mapping[str, Any]) -> None:
         return
     path = Path(source)
     _refuse_pickles(path)
-    tensors, _ = load_tensors(path)
     if options.get("sha256") not in (None, _sha256(path)):
         raise RunError(f"{path} is not the file this run began with (its SHA-256 differs): restore it")
+    tensors = current_names(encoder.name, options, load_tensors(path)[0])
     mine = {k: v for k, v in encoder.trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
     given = {_renamed(k, encoder, mine): v for k, v in tensors.items()}
     missing = sorted(set(mine) - set(given))

@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import to_float
+from selftaught.core.types import Params
 
 TrunkNorm = Literal["frozen", "batch"]
 """`frozen`: batch normalisation with the statistics it came with, scale and shift still trained. `batch`: as in
@@ -43,16 +44,14 @@ _INPUT = 224
 class Trunk:
     """A network as its library builds it, and the pictures it was made for.
 
-    `input` is their side in pixels, `mean` and `std` are per channel in 0..1. `head` names the parameters of a
-    classifier that weights may hold and the trunk does not. `prefix` is what weights may have before every name,
-    `inside` what `net` has there.
+    `input` is their side in pixels, `mean` and `std` are per channel in 0..1. `prefix` is what weights
+    may have before every name, `inside` what `net` has there.
     """
 
     net: nn.Module
     input: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    head: tuple[str, ...] = ()
     prefix: str = ""
     inside: str = ""
 
@@ -141,7 +140,7 @@ class HubEncoder(nn.Module):
     def __init__(self, made: Trunk, name: str, channels: int) -> None:
         super().__init__()
         self.trunk, self.name, self.channels, self.side = made.net, name, channels, made.input
-        self.head, self.prefix, self.inside = made.head, made.prefix, made.inside
+        self.prefix, self.inside = made.prefix, made.inside
         self.register_buffer("mean", torch.tensor(made.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(made.std).view(1, -1, 1, 1))
         # torch's own attention module calls a fused kernel.
@@ -257,10 +256,9 @@ def _timm(timm: Any, name: str, options: Mapping[str, Any]) -> Trunk:
             net = timm.create_model(name, **made, dynamic_img_size=True)
     except (TypeError, RuntimeError, ValueError) as error:
         raise ConfigError(f"timm cannot build {name!r}: {error}") from error
-    head = cfg.get("classifier") or ()
     return Trunk(
         net, int(cfg.get("input_size", (3, _INPUT, _INPUT))[-1]), tuple(cfg.get("mean", _MEAN)),
-        tuple(cfg.get("std", _STD)), (head,) if isinstance(head, str) else tuple(head),
+        tuple(cfg.get("std", _STD)),
     )  # fmt: skip
 
 
@@ -270,31 +268,57 @@ def _openclip(open_clip: Any, name: str, options: Mapping[str, Any]) -> Trunk:
     mean, std = getattr(net, "image_mean", None), getattr(net, "image_std", None)
     return Trunk(
         net, int(size if isinstance(size, int) else size[0]), tuple(mean or open_clip.OPENAI_DATASET_MEAN),
-        tuple(std or open_clip.OPENAI_DATASET_STD), (), "visual.",
+        tuple(std or open_clip.OPENAI_DATASET_STD), "visual.",
     )  # fmt: skip
 
 
 def _hf(transformers: Any, name: str, options: Mapping[str, Any]) -> Trunk:
-    made = dict(options.get("config") or {})
-    if "model_type" not in made:
-        raise ConfigError(f"hf:{name}: the option `config` must hold the network's config.json")
-    try:
-        config = transformers.AutoConfig.for_model(**made)
-        vision = getattr(config, "vision_config", None)  # of a model of pictures and text, the pictures' part
-        whole = transformers.AutoModel.from_config(config, attn_implementation="eager")
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"transformers cannot build hf:{name} ({made['model_type']}): {error}") from error
+    config, whole = _whole(transformers, name, options)
+    vision = getattr(config, "vision_config", None)  # of a model of pictures and text, the pictures' part
     part = getattr(whole, "vision_model", None)
     net = whole if part is None else part
     pool = options.get("pool", "pooler")
     if pool != "pooler" and getattr(net, "pooler", None) is not None:
         net.pooler = None
     side = getattr(vision or config, "image_size", _INPUT)
-    prefix = f"{whole.base_model_prefix}." if part is None else "vision_model."
-    return Trunk(
-        Pooled(net, pool), int(side if isinstance(side, int) else side[0]), _MEAN, _STD,
-        ("classifier",), prefix, "net.",
-    )  # fmt: skip
+    prefix = "" if part is None else "vision_model."
+    return Trunk(Pooled(net, pool), int(side if isinstance(side, int) else side[0]), _MEAN, _STD, prefix, "net.")
+
+
+def _whole(transformers: Any, name: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Configuration and model, of which a trunk may be a part."""
+    made = dict(options.get("config") or {})
+    if "model_type" not in made:
+        raise ConfigError(f"hf:{name}: the option `config` must hold the network's config.json")
+    try:
+        config = transformers.AutoConfig.for_model(**made)
+        return config, transformers.AutoModel.from_config(config, attn_implementation="eager")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"transformers cannot build hf:{name} ({made['model_type']}): {error}") from error
+
+
+def current_names(name: str, options: Mapping[str, Any], tensors: Params) -> Params:
+    """Tensors of a file under the names that the installed library uses; transformers renamed many over the years.
+
+    Raises ConfigError where transformers cannot fit them.
+    """
+    kind, rest = divided_name(name)
+    if kind != "hf":
+        return tensors
+    transformers = library(kind)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            config, whole = _whole(transformers, rest, options)
+            loaded, said = type(whole).from_pretrained(
+                None,
+                config=config,
+                state_dict=dict(tensors),
+                output_loading_info=True,
+                attn_implementation="eager",
+            )
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"transformers cannot fit the weights to {name}: {error}") from error
+    return {k: v for k, v in loaded.state_dict().items() if k not in said["missing_keys"]}
 
 
 @final
