@@ -207,5 +207,5 @@ def test_option_count_stays_small() -> None:
     assert len(named) <= 45, sorted(named)
     assert set(COMMANDS) == {
         "pretrain", "adapt", "predict", "embed", "evaluate", "report", "methods", "doctor", "demo", "claim",
-        "compare", "search", "export",
+        "compare", "search", "export", "play",
     }  # fmt: skip
