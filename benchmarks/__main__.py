@@ -8,6 +8,7 @@ import tyro
 
 from benchmarks.bad_days import BadDays
 from benchmarks.cifar import Cifar
+from benchmarks.encoders import Encoders
 from benchmarks.episodes import Episodes
 from benchmarks.fuzz import Fuzz
 from benchmarks.implicit import Implicit
@@ -29,6 +30,7 @@ class Benchmark(Protocol):
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "bad_days": BadDays,
     "cifar": Cifar,
+    "encoders": Encoders,
     "episodes": Episodes,
     "fuzz": Fuzz,
     "implicit": Implicit,
