@@ -1,6 +1,6 @@
 """Digits from four sources that look different: one model for any mixture of them, even if no data are shared.
 
-    python examples/domains.py
+python examples/domains.py
 """
 
 import numpy as np
