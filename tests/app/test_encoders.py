@@ -228,6 +228,7 @@ def test_the_command_line_from_a_trunk_to_an_evaluation(
     held_out = Model.load(run).read(read_emoji(split="test"))
     rows = evaluate({"frozen": Model.load(run)}, held_out, shots=(1,), episodes=5)
     assert [r.name for r in rows] == ["frozen", "raw pixels", "untrained encoder"]
+    assert rows[2].norm == "evaluated pictures"
     assert main(["pretrain", *arguments[:3], "--encoder", "timm:smalnet", "--out", run + "2"]) == 5
     assert "smallnet_a" in capsys.readouterr().err
 

@@ -19,6 +19,7 @@ from selftaught.learners.gradient import GradientLearner, norm_when
 from selftaught.learners.prototype import LearnerNorm, PrototypeLearner
 from selftaught.nets import build_encoder
 from selftaught.nets.heads import EncoderOnly, WithClassifier
+from selftaught.nets.hub import is_hub
 from selftaught.tasks.episodes import EpisodePlan
 
 
@@ -62,8 +63,10 @@ def evaluate(
 def untrained(model: Model, pictures: Pictures) -> Features:
     """The same architecture with fresh numbers; normalisation statistics come from the evaluated pictures."""
     c = model.config
+    # Fresh numbers want statistics of pictures, also where a pretrained network keeps those it came with.
+    options = {**c.options, "norm": "batch"} if is_hub(c.encoder) else c.options
     found = untrained_features(
-        lambda: build_encoder(c.encoder, c.channels, c.size, c.seed, **c.options), pictures.x[:2048], pictures.x
+        lambda: build_encoder(c.encoder, c.channels, c.size, c.seed, **options), pictures.x[:2048], pictures.x
     )
     return Features("untrained encoder", found.features, "none" if found.norm == "none" else "evaluated pictures")
 
