@@ -113,10 +113,11 @@ class Bench:
         """Each row as it is finished; `rates` is filled with what validation chose."""
         asked, test = self.asked, self.scored["test"]
         yield self.row("raw pixels", [Trained(self.accuracy(raw_pixels(test.x), "test"))])
-        untrained = [
-            untrained_features(partial(self.fresh, s), self.train.x[:256], test.x, s).features for s in asked.seeds
-        ]
-        yield self.row("untrained network", [Trained(self.accuracy(z, "test")) for z in untrained])
+        for name, build in (("untrained network", self.fresh), ("untrained Conv4", self.conv4)):
+            untrained = [
+                untrained_features(partial(build, s), self.train.x[:256], test.x, s).features for s in asked.seeds
+            ]
+            yield self.row(name, [Trained(self.accuracy(z, "test")) for z in untrained])
         frozen = self.pretrained(0)
         z = in_batches(frozen, dict(frozen.state_dict()), test.x, 64)
         yield self.row("pretrained, frozen", [Trained(self.accuracy(z, "test"))])

@@ -86,7 +86,7 @@ def test_every_row_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ).run()  # fmt: skip
     stored = json.loads(out.read_text())
     rows = {r["name"]: r for r in stored["rows"]}
-    assert len(rows) == 10 and all(0 <= r["accuracy"] <= 100 for r in rows.values())
+    assert len(rows) == 11 and all(0 <= r["accuracy"] <= 100 for r in rows.values())
     assert rows["pretrained, frozen"]["half_width"] is None
     for name in ("simclr", "bmssl"):
         row = rows[f"pretrained, then {name}"]
