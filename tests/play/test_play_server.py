@@ -1,6 +1,7 @@
 """The playground over HTTP on the loopback: what it answers, and whom it refuses."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -148,6 +149,13 @@ def test_messages_that_make_no_sense(at: Address, body: bytes) -> None:
     assert answer.status == 400 and answer.json["error"]
 
 
+def test_a_page_that_is_closed_while_it_sends(at: Address) -> None:
+    with socket.create_connection(("127.0.0.1", at.port)) as connection:
+        start = f"POST /{TOKEN}/pictures?name=a.png HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\nabc"
+        connection.sendall(start.encode())
+    assert len(at.ask("state").json["unlabelled"]) == 4
+
+
 def test_other_addresses(at: Address) -> None:
     assert at.do("format-disk").status == 404 and at.ask("../../etc/passwd").status == 404
     assert at.ask("state", "POST").status == 405 and at.ask("do/save").status == 405
@@ -185,8 +193,30 @@ def test_the_command(tmp_path: Path) -> None:
             port, token = said.split()[1].removeprefix("http://127.0.0.1:").strip("/").split("/")
             state = Address(int(port)).ask(f"/{token}/state", raw=True)
             assert [c["name"] for c in json.loads(state.body)["classes"]] == ["a", "b"]
+            made = Address(int(port)).ask(f"/{token}/do/add-class", "POST", b'{"name": "c"}', raw=True)
+            assert made.status == 200
         finally:
-            running.send_signal(2)
-            running.wait(60)
-        assert running.returncode in (0, 130, -2)
+            running.send_signal(signal.SIGINT)
+            _, complained = running.communicate(timeout=60)
+        assert running.returncode in (0, 130, -signal.SIGINT)
+        assert "not saved" in complained and token not in complained and "Traceback" not in complained
     assert [p.name for p in tmp_path.iterdir()] == ["clf"]
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["play", "run"]) == 5
+    assert "pip install 'selftaught[play]'" in capsys.readouterr().err
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = """
+import sys
+from selftaught.app.cli import main
+try:
+    main(["play", "--help"])
+except SystemExit:
+    print([m for m in ("torch", "numpy", "PIL", "starlette", "uvicorn") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "--host" in done.stdout and done.stdout.splitlines()[-1] == "[]"

@@ -56,9 +56,11 @@ def play(
     with listening(host, port) as sock:
         shown = socket.gethostname() if everyone else host
         _out.print(f"playground: http://{shown}:{sock.getsockname()[1]}/{token}/ (Ctrl+C ends it)")
-        server(application(session, token, everyone)).run([sock])
-    if session.unsaved:
-        _err.print("ended with changes that were not saved")
+        try:
+            server(application(session, token, everyone)).run([sock])
+        finally:  # an interrupt is how it ends
+            if session.unsaved:
+                _err.print("ended with changes that were not saved")
 
 
 def listening(host: str, port: int) -> socket.socket:

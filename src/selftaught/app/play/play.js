@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const percent = (p) => `${Math.round(100 * p)} %`;
-const MAP = { width: 860, height: 560, picture: 38 };
+const MAP = { width: 860, height: 560, picture: 38 }; // at most, in pixels
 let now = null; // what /state said last
 let measure = "margin";
 let asked = 0; // to drop answers that are late
@@ -159,6 +159,7 @@ async function refresh() {
   $("class-list").replaceChildren(...now.classes.map(classCard));
   $("asked").replaceChildren(...now.unlabelled.map(askedCard));
   $("hint").textContent = hint();
+  $("steps").hidden = now.classes.length + now.unlabelled.length > 0;
   drawNext();
   if (focus) {
     const again = document.querySelector(`[data-key="${CSS.escape(focus)}"]`) || $("asked").querySelector("select");
@@ -292,12 +293,13 @@ async function drawMap() {
   const xs = found.points.map((p) => p[1]), ys = found.points.map((p) => p[2]);
   const span = (v) => Math.max(...v) - Math.min(...v) || 1e-9;
   const edge = MAP.picture + 24;
-  const scale = Math.min((MAP.width - edge) / span(xs), (MAP.height - edge) / span(ys)); // one for both axes
+  const width = Math.max(300, Math.min(MAP.width, $("plane").clientWidth || MAP.width));
+  const scale = Math.min((width - edge) / span(xs), (MAP.height - edge) / span(ys)); // one for both axes
   const height = Math.max(220, span(ys) * scale + edge);
   const points = found.points.filter(([id]) => of.has(id)).map(([id, x, y]) => {
     const p = of.get(id);
     const box = {
-      x: MAP.width / 2 + (x - 0.5) * scale - MAP.picture / 2, y: height / 2 - (y - 0.5) * scale - MAP.picture / 2,
+      x: width / 2 + (x - 0.5) * scale - MAP.picture / 2, y: height / 2 - (y - 0.5) * scale - MAP.picture / 2,
       width: MAP.picture, height: MAP.picture,
     };
     const frame = { x: box.x - 1, y: box.y - 1, width: MAP.picture + 2, height: MAP.picture + 2, rx: 5 };
@@ -306,7 +308,7 @@ async function drawMap() {
       h("image", { href: `picture/${id}`, preserveAspectRatio: "xMidYMid slice", ...box }), h("rect", frame));
   });
   $("plane").replaceChildren(h("svg", {
-    viewBox: `0 0 ${MAP.width} ${height}`, role: "img", "aria-label": `${points.length} pictures by the likeness of their embeddings`,
+    viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${points.length} pictures by the likeness of their embeddings`,
   }, points));
 }
 
@@ -347,6 +349,7 @@ $("asked-files").addEventListener("change", async () => {
   await upload(files, null);
   $("asked-files").value = "";
 });
+matchMedia("(max-width: 860px)").addEventListener("change", drawMap);
 // A picture that misses its place must not replace the page.
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (e) => e.preventDefault());
 refresh().catch((error) => notice(error.message, { bad: true }));

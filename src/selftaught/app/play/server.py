@@ -134,11 +134,19 @@ def _error(message: str, status: int = 400) -> "Response":
 
 
 async def _body(request: "Request", most: int) -> bytes | None:
-    """The body, or None where it is longer than `most` bytes; never more than these are held."""
+    """The body, or None where it is longer than `most` bytes; never more than these are held.
+
+    Of a page that was closed meanwhile it is empty, which no action takes for something.
+    """
+    from starlette.requests import ClientDisconnect
+
     parts, length = [], 0
-    async for part in request.stream():
-        length += len(part)
-        if length > most:
-            return None
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            length += len(part)
+            if length > most:
+                return None
+            parts.append(part)
+    except ClientDisconnect:
+        return b""
     return b"".join(parts)
