@@ -98,6 +98,10 @@ def test_drop_classify_label_save_reload(page: "playwright.Page", session: PlayS
     assert page.locator(".asked .label").all_inner_texts() == labels
     expect(page.locator("#plane svg image")).to_have_count(5)
 
+    page.get_by_label(f"Label {EVIL}.png as").select_option(label="ring")
+    expect(page.locator("#notices")).to_contain_text("is now in ring")
+    page.get_by_role("button", name=f"Take {EVIL}.png out of ring").click()
+    expect(page.locator(".asked .label")).to_have_count(3)
     suggested = session.suggest("margin")
     assert suggested is not None
     expect(page.locator("#next")).to_contain_text(session.picture(suggested.id).name)
@@ -135,7 +139,12 @@ def test_a_class_by_dropping_and_labels_by_keyboard(page: "playwright.Page", ses
     page.get_by_role("button", name="Take a1.png out of class 1").press("Enter")
     choice = page.get_by_label("Label a1.png as")
     expect(choice).to_be_visible()
-    choice.select_option(label=EVIL)
+    choice.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")  # arrows choose, and only Enter decides
+    expect(choice).to_have_value("1")
+    assert len(session.unlabelled) == 1
+    page.keyboard.press("Enter")
     expect(page.locator(".asked")).to_have_count(0)
     assert [len(p) for p in session.classes.values()] == [1, 2] and EVIL in session.classes
 

@@ -3,6 +3,7 @@
 import io
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,9 @@ def test_names_of_files() -> None:
 
 def test_guesses_of_nothing() -> None:
     assert guesses(a_model(), {}, (), "prototype") == [] and suggestion([], "entropy") is None
+
+
+def test_a_method_without_an_encoder_is_refused(tmp_path: Path) -> None:
+    model = replace(a_model(), net=torch.nn.Sequential())
+    with pytest.raises(RunError, match="no encoder of pictures"):
+        PlaySession(model, tmp_path / "clf")

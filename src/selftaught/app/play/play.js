@@ -223,7 +223,16 @@ function bars(guess) {
 function chooser(picture) {
   const select = h("select", { "aria-label": `Label ${picture.name} as`, "data-key": `label ${picture.id}` },
     h("option", { value: "" }, "Label as …"), now.classes.map((c, i) => h("option", { value: String(i) }, c.name)));
-  select.addEventListener("change", () => select.value !== "" && label(picture.id, now.classes[Number(select.value)].name));
+  let key = null, done = false;
+  const go = () => {
+    if (done || select.value === "") return;
+    done = true;
+    label(picture.id, now.classes[Number(select.value)].name);
+  };
+  // Arrow keys only look through the list, as they change the value with every step; Enter decides.
+  select.addEventListener("pointerdown", () => { key = null; });
+  select.addEventListener("keydown", (e) => { key = e.key; if (key === "Enter") go(); });
+  select.addEventListener("change", () => { if (key === null || key === "Enter" || key === " ") go(); });
   return select;
 }
 

@@ -35,7 +35,10 @@ class PlaySession:
     def __init__(
         self, start: Model | Classifier, out: Path, head: Head | None = None, limits: Limits | None = None
     ) -> None:
-        """`head` is by default that of the classifier, or "prototype"."""
+        """`head` is by default that of the classifier, or "prototype".
+
+        Raises RunError for a method without an encoder of pictures.
+        """
         self.limits = limits or Limits()
         self.out = out
         self.classes: dict[str, list[Picture]] = {}
@@ -44,6 +47,7 @@ class PlaySession:
         self._next = 1
         self._guesses: list[Guess] | None = None
         self._places: tuple[tuple[int, ...], Tensor] | None = None
+        _check_encoder(start.model if isinstance(start, Classifier) else start)
         if isinstance(start, Classifier):
             self.model = start.model
             self.head: Head = head or start.head
@@ -276,6 +280,16 @@ class PlaySession:
         """After every change; `labels` where it makes another classifier than the saved one."""
         self._guesses = None
         self.unsaved = self.unsaved or labels
+
+
+def _check_encoder(model: Model) -> None:
+    try:
+        model.net.get_submodule("encoder")
+    except AttributeError as error:
+        raise RunError(
+            f"{model.config.method} has no encoder of pictures, so there is nothing to try. "
+            "Methods that have one: selftaught methods"
+        ) from error
 
 
 def _within_one(points: Float[Tensor, "n 2"]) -> Float[Tensor, "n 2"]:
