@@ -11,7 +11,7 @@ method sees 2 * `batch` views a step. Rates were chosen with `--split tuning`, w
 
 `seconds` > 0 gives every method the steps that fit into that time by a calibration at the start: seconds of one
 core, or by the clock on a GPU. Pictures, views and network are on `device`; `bf16` is torch's autocast in methods
-that offer it (BMSSL, whose second level differentiates through steps, stays in float32 and the row says so);
+that offer it (of BMSSL the encoder alone: both levels, and what is differentiated through, stay in float32);
 `compile` is torch.compile on the encoder. Channels-last memory is the network's own.
 """
 

@@ -43,8 +43,8 @@ def test_a_run_with_labels_goes_on_to_the_same_bits(
 ) -> None:
     assert main(arguments(folder, tmp_path / "whole", "--labelled")) == 0
 
-    def stopped(*given: object) -> object:
-        for step, found in enumerate(train(*given)):  # type: ignore[arg-type]
+    def stopped(*given: object, **options: object) -> object:
+        for step, found in enumerate(train(*given, **options)):  # type: ignore[arg-type]
             yield found
             if step == 0:
                 raise KeyboardInterrupt

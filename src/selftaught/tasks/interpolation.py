@@ -76,7 +76,8 @@ def trained_vae(pictures: Pictures, plan: VAEPlan) -> VAE:
                     beta2=0.999, lr=plan.rate, weight_decay=0.0, eps=1e-8, maximize=False,
                 )  # fmt: skip
         if epoch * _LINES // plan.epochs > (epoch - 1) * _LINES // plan.epochs:
-            _log.info("VAE of %d pictures: epoch %d of %d, loss %.1f", len(pictures), epoch, plan.epochs, loss)
+            loss_now = float(loss.detach())
+            _log.info("VAE of %d pictures: epoch %d of %d, loss %.1f", len(pictures), epoch, plan.epochs, loss_now)
     return vae.requires_grad_(False)
 
 
