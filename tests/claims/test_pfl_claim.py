@@ -18,6 +18,7 @@ from selftaught.claims.pfl import (
     Found,
     Setting,
     federations,
+    filled,
     losing,
     objective,
     personal,
@@ -102,3 +103,9 @@ def test_the_quick_claim_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("paper:", "protocol:", "verdict:", "where it fails:", "PFLDyn", "PFLScaf", "ACID", "quadratics"):
         assert word in text, word
+
+
+def test_every_row_of_the_table_has_every_column() -> None:
+    rows = filled([{"case": "a", "rounds": "1"}, {"case": "b", "sum": "2"}])
+    assert [list(r) for r in rows] == [["case", "rounds", "sum"]] * 2
+    assert list(rows[1].values()) == ["b", "", "2"]

@@ -287,6 +287,12 @@ def quadratics(s: Setting) -> list[Mapping[str, Estimate | str]]:
     return rows
 
 
+def filled(rows: Sequence[Mapping[str, Estimate | str]]) -> list[Mapping[str, Estimate | str]]:
+    """The same rows, each with every column of any."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [{column: row.get(column, "") for column in columns} for row in rows]
+
+
 def show(quick: bool = False) -> Outcome:
     """Choices on the tuning seeds, then ALID, ACID, Proto and the quadratics on the reported ones."""
     s = Setting()
@@ -308,7 +314,7 @@ def show(quick: bool = False) -> Outcome:
         f"for every row on the tuning seeds, and the highest last accuracy there is taken. "
         f"{len(s.seeds)} seeds, 95 % intervals by Student's t, savings paired "
         "by seed.",
-        [*rows, *quadratics(s)],
+        filled([*rows, *quadratics(s)]),
         verdict(found),
         losing(found, easy),
         lines=[
