@@ -19,6 +19,7 @@ from benchmarks.pages import Pages
 from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
 from benchmarks.ssl_step import SslStep
+from benchmarks.stream import Stream
 
 
 class Benchmark(Protocol):
@@ -41,6 +42,7 @@ BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "peers": Peers,
     "pipeline": Pipeline,
     "ssl_step": SslStep,
+    "stream": Stream,
 }
 """Every benchmark there is; a new one is a line here."""
 

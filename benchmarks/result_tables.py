@@ -9,6 +9,7 @@ from benchmarks import cifar as on_cifar
 from benchmarks import omniglot_best as long_runs
 from benchmarks.measure import ROOT
 from benchmarks.omniglot import ABLATIONS, METHODS, TASKS, as_table, differences, summary
+from benchmarks.stream import lines
 from selftaught.artifacts.files import read_json
 
 RESULTS = ROOT / "benchmarks/results"
@@ -262,6 +263,11 @@ def demonstration_time() -> str:
         f"{s['everything']:.0f} seconds by the clock, {s['training']:.0f} of them training both methods, on "
         f"{m['cores']} cores"
     )
+
+
+def streams() -> str:
+    """Own memory of training from mapped sets of different size."""
+    return "\n".join(lines(stored("stream")["rows"]))
 
 
 def claims() -> str:
