@@ -27,7 +27,7 @@ from selftaught.core.distributed import Ranks, any_of, joined, of_the_first
 from selftaught.core.errors import ConfigError, DataError, RunError, SelftaughtError, TooFewPicturesError
 from selftaught.core.functional import in_batches, part
 from selftaught.core.train import start, train
-from selftaught.core.types import Method, State, merged
+from selftaught.core.types import Method, State, TaskSource, merged
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views, choose_recipe
 from selftaught.evaluate.geometry import effective_rank
@@ -120,12 +120,12 @@ def pretrain(
     )  # fmt: skip
     net = config.build_network()
     _first_numbers(net, config)
-    _complain_early(config, pictures)
+    source = _checked_source(config, pictures)
     with joined() as ranks:
         asked = config.as_json()
         run = Run.create(out, asked) if ranks is None or ranks.leads else Run(Path(out), asked)
         state = start(config.build_method(), net, _optimizer(config), config.seed)
-        return _train(run, config, net, pictures, state, quiet, ranks, track)
+        return _train(run, config, net, pictures, source, state, quiet, ranks, track)
 
 
 def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None, track: Track | str | None) -> Model:
@@ -146,7 +146,8 @@ def _resume(data: Any, out: Path, quiet: bool, ranks: Ranks | None, track: Track
     if restored is not None and restored.warning:
         _log.warning(restored.warning)
     fresh = start(config.build_method(), net, _optimizer(config), config.seed)
-    return _train(run, config, net, pictures, restored.state if restored else fresh, quiet, ranks, track)
+    source = config.build_source(pictures)
+    return _train(run, config, net, pictures, source, restored.state if restored else fresh, quiet, ranks, track)
 
 
 def _restored(run: Run, ranks: Ranks | None) -> Restored | None:
@@ -162,11 +163,10 @@ def _restored(run: Run, ranks: Ranks | None) -> Restored | None:
 
 
 def _train(
-    run: Run, config: Config, net: nn.Module, pictures: Pictures, state: State, quiet: bool, ranks: Ranks | None,
-    track: Track | str | None,
+    run: Run, config: Config, net: nn.Module, pictures: Pictures, source: TaskSource, state: State, quiet: bool,
+    ranks: Ranks | None, track: Track | str | None,
 ) -> Model:  # fmt: skip
     method = config.build_method()
-    source = config.build_source(pictures)
     if ranks is not None:
         state = of_the_first(ranks, state)
         if not ranks.leads:
@@ -295,8 +295,8 @@ def _enough(pictures: Pictures, data: Any) -> None:
         )
 
 
-def _complain_early(config: Config, pictures: Pictures) -> None:
-    """What the task source has to say about the pictures, before a folder is made.
+def _checked_source(config: Config, pictures: Pictures) -> TaskSource:
+    """The run's tasks, after what their source has to say about the pictures, before a folder is made.
 
     Under another split the first task too: only there it shows whether support and query can change parts.
     """
@@ -304,6 +304,7 @@ def _complain_early(config: Config, pictures: Pictures) -> None:
         source = config.build_source(pictures)
         if config.split != "tr-val":
             source(torch.Generator().manual_seed(config.seed))
+        return source
     except TooFewPicturesError as error:
         sizes = [f"{k}={v}" for k, v in config.method_options.items() if k in TASK_SIZES]
         now = f" (now {' '.join(sizes)}; --set or options= change them)" if sizes else ""
