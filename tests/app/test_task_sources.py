@@ -170,3 +170,27 @@ def test_on_the_command_line(strokes: Pictures, tmp_path: Path, capsys: pytest.C
     told = ["--method", "simclr", "--split", "tr-tr", "--out", str(tmp_path / "c")]
     assert main(["pretrain", place, *told, *common]) == ConfigError.exit_code
     assert "one loop" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["tr-val", "tr-tr"])
+def test_neighbours_are_sought_once_at_the_start(
+    split: Any, strokes: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought: list[int] = []
+
+    def counted(*given: Any, **options: Any) -> Any:
+        sought.append(1)
+        return mutual_neighbours(*given, **options)
+
+    monkeypatch.setattr(task_sources, "mutual_neighbours", counted)
+    how: Any = {
+        "method": "protonet",
+        "tasks": "neighbours",
+        "split": split,
+        "size": 16,
+        "channels": 1,
+        "quiet": True,
+    }
+    sizes = {"tasks": 1, "ways": 3, "shots": 1, "queries": 1}
+    selftaught.pretrain(strokes, out=tmp_path / "run", steps=2, options=sizes, **how)
+    assert len(sought) == 1
