@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.stream import Stream, lines, own_memory, trained, write
+from benchmarks.stream import Stream, lines, trained, write
 
 
 def test_the_set_is_written_whole_and_is_the_same_each_time(tmp_path: Path) -> None:
