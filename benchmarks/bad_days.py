@@ -1,12 +1,13 @@
-"""Bad days: kill -9, full disks and read-only folders at every moment of pretrain and adapt, then going on."""
+"""Bad days: kill -9, full and read-only disks at every moment of pretrain, adapt and export, then going on."""
 
+import importlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,12 @@ from typing import Any, final
 import torch
 
 from benchmarks import faults
-from benchmarks.faults import KILLED, Count, Fault, Limit, Lived, Moment, Operation, Torn
+from benchmarks.bad_days_jobs import FORMATS, METHODS, Job, jobs, must, often
+from benchmarks.faults import KILLED, Count, Fault, Limit, Moment, Operation, Torn
 from benchmarks.measure import ROOT, environment
-from benchmarks.wholeness import classifier_numbers, faults_in, run_numbers, same, temporaries
+from benchmarks.wholeness import same, temporaries
 from selftaught.artifacts.files import write_json
 from selftaught.core.errors import SaveError, SelftaughtError
-
-METHODS = ("simclr", "moco", "bmssl")
-"""Whose runs are killed in turn: plain, with a queue and a teacher in `slow`, with an inner loop."""
 
 _REFUSED = SaveError.exit_code
 
@@ -41,6 +40,8 @@ class BadDays:
     """Outer steps of a run; each is saved."""
     methods: tuple[str, ...] = METHODS
     """Whose runs are disturbed; operation by operation only those of the first: all write by the same code."""
+    formats: tuple[str, ...] = FORMATS
+    """In which a classifier is exported under disturbances."""
     seed: int = 0
     """Of the moments."""
     out: Path = Path("benchmarks/results/bad_days.json")
@@ -97,33 +98,6 @@ class Tally:
         return {"command": self.command, "fault": self.fault, **counts, "examples": shown}
 
 
-@final
-@dataclass(frozen=True)
-class Job:
-    """A command on a folder of its own that can be disturbed and given again.
-
-    `begin` makes the ground it starts from; `command` gives what to type now, as far as it came; `check` names
-    what deviates in the folder after a disturbance; `numbers` is what counts in the end.
-    """
-
-    name: str
-    begin: Callable[[Path], None]
-    command: Callable[[Path], list[str]]
-    check: Callable[[Path], list[str]]
-    numbers: Callable[[Path], dict[str, Any]]
-
-    def give(self, root: Path, fault: Fault | None = None) -> Lived:
-        """One try at it."""
-        return faults.run(self.command(root), root, fault, _often)
-
-
-def _often() -> None:
-    """In the copy: every step is logged and saved, so that most moments are moments of writing."""
-    from selftaught.app import pretrain
-
-    pretrain.CHECKPOINT_SECONDS, pretrain.LOG_EVERY = 0.0, 1
-
-
 def disturbed(job: Job, work: Path, tally: Tally, draw: Callable[[], Fault | None], goal: dict[str, Any]) -> None:
     """The job in a new folder under one fault after the other until it comes to its end; then compare.
 
@@ -145,6 +119,8 @@ def disturbed(job: Job, work: Path, tally: Tally, draw: Callable[[], Fault | Non
             if "Traceback" in words or (status == _REFUSED and str(root) not in words):
                 tally.deviate(f"{fault}: {words[-250:]}")
             tally.deviate(*(f"{fault}: {what}" for what in job.check(root)))
+            if status == KILLED and job.done(root):
+                break
             fault = None if status == _REFUSED else draw()
         _compare(job, root, goal, tally)
 
@@ -159,118 +135,30 @@ def _compare(job: Job, root: Path, goal: dict[str, Any], tally: Tally) -> None:
     tally.deviate(*(f"{left} was left behind" for left in temporaries(root)))
 
 
-# ---------------------------------------------------------------------------------------------------- jobs
-
-
-def jobs(work: Path, steps: int, methods: Sequence[str]) -> Iterator[Job]:
-    """Runs of several methods, and a classifier made anew and in place of another."""
-    data, labelled = _pictures(work / "data", 24), _labelled(work / "labelled")
-    for method in methods:
-        yield _pretraining(data, method, steps)
-    for name, count in (("one", 1), ("two", 2)):
-        _must(faults.run(_pretrain(data, "simclr", count, work / name), work / name, prepare=_often))
-    known = [_adapted(work, labelled, *how) for how in (("one", "prototype"), ("two", "ridge"))]
-    yield _adapting(work, labelled, "adapt", known, replace=False)
-    yield _adapting(work, labelled, "adapt over another", known, replace=True)
-
-
-def _pretrain(data: Path, method: str, steps: int, out: Path) -> list[str]:
-    small = {"bmssl": ["tasks=2", "ways=3"], "simclr": ["batch=8"], "moco": ["batch=8", "queue=16"]}[method]
-    told = f"--method {method} --size 16 --steps {steps} --views photo".split()
-    return ["pretrain", str(data), "--out", str(out), *told, "--no-report", "--set", *small]
-
-
-def _pretraining(data: Path, method: str, steps: int) -> Job:
-    def command(root: Path) -> list[str]:
-        begun = (root / "run" / "config.json").is_file()
-        return _pretrain(data, method, steps, root / "run") + ["--resume"] * begun
-
-    return Job(f"pretrain ({method})", _nothing, command, faults_in, lambda root: run_numbers(root / "run"))
-
-
-def _adapt(work: Path, labelled: Path, model: str, head: str, root: Path) -> list[str]:
-    return ["adapt", str(work / model), str(labelled), "--out", str(root / "clf"), "--head", head]
-
-
-def _adapted(work: Path, labelled: Path, model: str, head: str) -> dict[str, Any]:
-    with TemporaryDirectory(dir=work) as name:
-        (root := Path(name) / "root").mkdir()
-        _must(faults.run(_adapt(work, labelled, model, head, root), root))
-        return classifier_numbers(root / "clf")
-
-
-def _adapting(work: Path, labelled: Path, name: str, known: Sequence[dict[str, Any]], *, replace: bool) -> Job:
-    def begin(root: Path) -> None:
-        if replace:
-            _must(faults.run(_adapt(work, labelled, "one", "prototype", root), root))
-
-    def command(root: Path) -> list[str]:
-        return _adapt(work, labelled, "two", "ridge", root)
-
-    def check(root: Path) -> list[str]:
-        """The old one or the new one, whole; or none where there was none."""
-        if not replace and not (root / "clf" / "classifier.json").is_file():
-            return faults_in(root)
-        try:
-            found = classifier_numbers(root / "clf")
-        except SelftaughtError as error:
-            return [f"neither the old nor the new classifier: {error}"]
-        mixed = [] if any(same(found, one) for one in known) else ["a mixture of old and new"]
-        return faults_in(root) + mixed
-
-    return Job(name, begin, command, check, lambda root: classifier_numbers(root / "clf"))
-
-
-def _must(lived: Lived) -> None:
-    """Raise RuntimeError for an undisturbed command that failed."""
-    if lived.status:
-        raise RuntimeError(f"failed undisturbed: {lived.words}")
-
-
-def _nothing(root: Path) -> None:
-    """A command that starts in an empty folder."""
-
-
-def _pictures(folder: Path, count: int, seed: int = 0) -> Path:
-    """Small pictures of noise."""
-    from PIL import Image
-
-    folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(seed)
-    for i in range(count):
-        x = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=generator)
-        Image.fromarray(x.numpy()).save(folder / f"{i:02d}.png")
-    return folder
-
-
-def _labelled(folder: Path) -> Path:
-    for seed, name in enumerate(("this", "that")):
-        _pictures(folder / name, 2, seed)
-    return folder
-
-
 # ---------------------------------------------------------------------------------------------------- doing
 
 
-def measure(kills: int, every: int, steps: int, seed: int, methods: Sequence[str]) -> list[dict[str, Any]]:
+def measure(
+    kills: int, every: int, steps: int, seed: int, methods: Sequence[str], formats: Sequence[str]
+) -> list[dict[str, Any]]:
     """All rows. In a process that has not used several threads."""
     torch.set_num_threads(1)
-    _warm()
+    _warm(formats)
     tallies: list[Tally] = []
     chance = random.Random(seed)
     with TemporaryDirectory() as name:
         work = Path(name)
-        every_job = list(jobs(work, steps, methods))
+        every_job = list(jobs(work, steps, methods, formats))
         for turn, job in enumerate(every_job):
             goal, seconds = _undisturbed(job, work)
             share = kills // len(every_job) + (turn < kills % len(every_job))
             tallies.append(_random_kills(job, work, goal, seconds, share, chance))
-            if every and (turn == 0 or turn >= len(methods)):
+            if every and job.each:
                 tallies += _exhaustively(job, work, goal, every)
     return [tally.as_json() for tally in tallies if tally.times]
 
 
-def _warm() -> None:
+def _warm(formats: Sequence[str]) -> None:
     """Load once what every copy would load."""
     import sklearn.linear_model  # noqa: F401
     from PIL import Image
@@ -280,6 +168,10 @@ def _warm() -> None:
     import selftaught.app.reporting  # noqa: F401
 
     Image.init()
+    needed = {"torch": ["torch._dynamo", "torch.export._trace", "torch._export.serde.serialize"]}
+    needed["onnx"] = [*needed["torch"], "onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core"]
+    for name in {name for format in formats for name in needed.get(format, [])}:
+        importlib.import_module(name)
 
 
 def _undisturbed(job: Job, work: Path) -> tuple[dict[str, Any], float]:
@@ -288,7 +180,7 @@ def _undisturbed(job: Job, work: Path) -> tuple[dict[str, Any], float]:
         (root := Path(name) / "root").mkdir()
         job.begin(root)
         begun = time.monotonic()
-        _must(job.give(root))
+        must(job.give(root))
         return job.numbers(root), time.monotonic() - begun
 
 
@@ -330,7 +222,7 @@ def _counted(job: Job, work: Path) -> tuple[int, int, list[int]]:
         (root := Path(name) / "root").mkdir()
         job.begin(root)
         counts = root.parent / "counts.txt"
-        faults.run(job.command(root), root, _Counting(counts), _often)
+        faults.run(job.command(root), root, _Counting(counts), often)
         changes, writes = (int(n) for n in counts.read_text().split())
         found = {size for p in root.rglob("*") if p.is_file() and (size := p.stat().st_size)}
         return changes, writes, sorted({0} | {size - 1 for size in found} | {size // 2 for size in found})

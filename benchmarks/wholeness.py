@@ -1,5 +1,7 @@
 """Whether every file that a command left behind is whole, and whether two folders hold the same bits."""
 
+import ast
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def _fault(file: Path) -> str | None:
         return f"{file.name}: nobody knows this file"
     try:
         check(file)
-    except (SelftaughtError, ValueError) as error:
+    except (SelftaughtError, ValueError, SyntaxError) as error:
         return f"{file.name}: {error}"
     return None
 
@@ -52,9 +54,34 @@ def _page(file: Path) -> None:
         raise ValueError("ends early")
 
 
-def _card(file: Path) -> None:
-    if not file.read_text(encoding="utf-8").endswith("\n"):
+def _script(file: Path) -> None:
+    ast.parse(_text(file))
+
+
+def _graph(file: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(onnx.load_model_from_string(file.read_bytes()))
+    except Exception as error:  # of protobuf's own kind
+        raise ValueError(str(error)) from error
+
+
+def _archive(file: Path) -> None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            torn = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    if torn is not None:
+        raise ValueError(f"{torn} in it is broken")
+
+
+def _text(file: Path) -> str:
+    content = file.read_text(encoding="utf-8")
+    if not content.endswith("\n"):
         raise ValueError("ends early")
+    return content
 
 
 def _anything(file: Path) -> None:
@@ -66,7 +93,10 @@ CHECKS: Mapping[str, Callable[[Path], object]] = {
     ".json": read_json,
     "metrics.jsonl": read_metrics,
     "report.html": _page,
-    "README.md": _card,
+    "README.md": _text,
+    "predict.py": _script,
+    ".onnx": _graph,
+    ".pt2": _archive,
     "train.log": _anything,
     "run.lock": _anything,
     "run.pid": _anything,
@@ -107,10 +137,21 @@ def classifier_numbers(folder: Path) -> dict[str, Any]:
     }
 
 
+def exported_numbers(folder: Path) -> dict[str, Any]:
+    """Every file of an exported folder. safetensors writes its notes in an order that changes, so what they say.
+
+    Raises RunError when a file of tensors is broken.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return {p.name: list(load_tensors(p)) if p.suffix == ".safetensors" else p.read_bytes() for p in files}
+
+
 def same(a: Any, b: Any) -> bool:
     """Equal to the last bit, in tensors as in everything else."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.dtype == b.dtype and a.shape == b.shape and bool(torch.equal(_bytes(a), _bytes(b)))
     return bool(a == b)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +312,35 @@ def test_a_failing_export_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     (tmp_path / "out").mkdir()  # an empty folder may stand there
     write_folder(tmp_path / "out", lambda folder: None)
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next(tmp_path: Path) -> None:
+    def begun(out: Path) -> Path:
+        """What a process that dies in the middle of `fill` leaves."""
+        copy: list[Path] = []
+
+        def fill(folder: Path) -> None:
+            (folder / "half").write_text("x")
+            copy.append(Path(shutil.copytree(folder, folder.with_name(folder.name.replace("-", "-0", 1)))))
+
+        write_folder(out, fill)
+        shutil.rmtree(out)
+        return copy[0]
+
+    mine, other = begun(tmp_path / "out"), begun(tmp_path / "other")
+    write_folder(tmp_path / "out", lambda folder: None)
+    assert sorted(tmp_path.iterdir()) == sorted([other, tmp_path / "out"]) and not mine.exists()
+
+
+def test_an_export_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    def fill(folder: Path) -> None:
+        (folder / "slow").write_text("x")
+        write_folder(tmp_path / "out", lambda other: (other / "quick").touch())
+        assert (folder / "slow").is_file()
+
+    with pytest.raises(SaveError):  # the other one came first
+        write_folder(tmp_path / "out", fill)
+    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*")] == ["out", "out/quick"]
 
 
 def test_wrong_heads_are_refused() -> None:

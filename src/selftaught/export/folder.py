@@ -1,15 +1,20 @@
 """The folder an export writes, whole or not at all: model, preparation of pictures, script, a page for people."""
 
+import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from selftaught.artifacts.files import (
+    TEMPORARY_SUFFIX,
     save_error,
     sync_folder,
-    temporary_beside,
     write_bytes,
     write_json,
     write_text,
@@ -21,6 +26,9 @@ from selftaught.export.network import Exportable
 from selftaught.export.scripts import script
 
 EXPORT_FORMAT = 1
+
+_LOCK = "export.lock"
+"""Held in the unfinished folder while its writer lives, so that others can tell it from a dead one's leavings."""
 
 
 def refuse_existing(out: Path) -> None:
@@ -35,15 +43,21 @@ def refuse_existing(out: Path) -> None:
 def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write into a temporary folder beside `out`, then move it there.
 
-    Raises RunError where `out` is there already (an empty folder may be), SaveError where the system refuses.
-    On every failure, also of `fill`, nothing is left behind.
+    What a killed export to the same `out` left unfinished is cleared away first. Raises RunError where `out` is
+    there already (an empty folder may be), SaveError where the system refuses. On every failure, also of `fill`,
+    nothing is left behind.
     """
     refuse_existing(out)
     target = Path(os.path.realpath(out))
-    temporary = temporary_beside(target)
+    begin = _begin(target)
+    temporary = target.parent / f"{begin}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+    lock = FileLock(temporary / _LOCK, timeout=0, is_singleton=False)
     try:
+        _clear(target.parent, begin)
         temporary.mkdir(parents=True)
-        fill(temporary)
+        with lock:
+            fill(temporary)
+        (temporary / _LOCK).unlink(missing_ok=True)
         if target.exists():
             target.rmdir()
         temporary.rename(target)
@@ -52,6 +66,23 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> None:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_folder(target.parent)
+
+
+def _begin(target: Path) -> str:
+    """How unfinished folders for `target` are called; a name of any length has room."""
+    return f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}-"
+
+
+def _clear(parent: Path, begin: str) -> None:
+    """Remove unfinished folders whose writers are dead. What cannot be removed stays."""
+    for left in parent.glob(f"{begin}*{TEMPORARY_SUFFIX}"):
+        dead = left.with_name(f"{begin}{secrets.token_hex(8)}.dead{TEMPORARY_SUFFIX}")
+        with suppress(OSError):
+            with FileLock(left / _LOCK, timeout=0, is_singleton=False):
+                pass  # raises Timeout, an OSError, where its writer lives
+            # By a rename: a writer that was about to put this folder in its place then fails, or came first.
+            left.rename(dead)
+            shutil.rmtree(dead, ignore_errors=True)
 
 
 def write_model(out: Path, what: Exportable, kind: str, file: str, content: bytes, gap: float) -> None:

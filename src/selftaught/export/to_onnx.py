@@ -18,6 +18,11 @@ from selftaught.export.to_torch import traced
 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 FILE = "model.onnx"
+_TALKATIVE = {
+    "torch.onnx._internal.exporter._registration": logging.ERROR,
+    "onnxscript": logging.WARNING,
+    "onnx_ir": logging.WARNING,
+}
 
 
 def export_onnx(what: Exportable, out: Path) -> float:
@@ -68,13 +73,15 @@ def runner(content: bytes) -> Runner:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the exporter says of itself: an outdated call in torch, and that torchvision is not there."""
-    told = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = told.level
-    told.setLevel(logging.ERROR)
+    """Without what the exporter says of itself: an outdated call, what it removed, that torchvision is missing."""
+    loggers = {logging.getLogger(name): level for name, level in _TALKATIVE.items()}
+    before = {one: one.level for one in loggers}
     try:
+        for one, level in loggers.items():
+            one.setLevel(level)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             yield
     finally:
-        told.setLevel(level)
+        for one, level in before.items():
+            one.setLevel(level)
