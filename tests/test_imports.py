@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
-BLOCKED = ("torchvision", "timm", "gradio", "faiss", "open_clip", "flwr", "gymnasium")
-HEAVY = ("torch", "numpy", "scipy", "sklearn", "kornia", "PIL", "safetensors", "jaxtyping", "einops", "jinja2")
+BLOCKED = ("torchvision", "timm", "gradio", "faiss", "open_clip", "flwr", "gymnasium", "starlette", "uvicorn")
+HEAVY = (
+    "torch", "numpy", "scipy", "sklearn", "kornia", "PIL", "safetensors", "jaxtyping", "einops", "jinja2",
+    "starlette", "uvicorn",
+)  # fmt: skip
 
 IMPORT_ALL = f"""
 import sys
@@ -51,7 +54,9 @@ def test_the_package_alone_loads_nothing_heavy() -> None:
     assert python(code).startswith("[] ")
 
 
-@pytest.mark.parametrize("args", [["--help"], ["pretrain", "--help"], ["export", "--help"], ["claim", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], *([c, "--help"] for c in ("pretrain", "export", "claim", "play", "doctor"))]
+)
 def test_help_does_not_wait_for_torch(args: list[str]) -> None:
     code = f"""
 import sys
@@ -65,3 +70,17 @@ print([m for m in {HEAVY!r} if m in sys.modules])
     out = python(code)
     assert "usage: selftaught" in out
     assert out.splitlines()[-1] == "[]"
+
+
+def test_only_play_loads_a_server() -> None:
+    """Any other command, to its end; that `play` does is seen by the last line."""
+    code = """
+import sys
+from selftaught.app.cli import main
+main(["methods"])
+print([m for m in ("starlette", "uvicorn") if m in sys.modules])
+main(["play", "no such folder"])
+print([m for m in ("starlette", "uvicorn") if m in sys.modules])
+"""
+    lines = [line for line in python(code).splitlines() if line.startswith("[")]
+    assert lines == ["[]", "['starlette', 'uvicorn']"]
