@@ -272,7 +272,7 @@ def test_half_written_cache_is_ignored(tmp_path: Path, in_memory_bytes: int, har
     elif harm.startswith("cut"):
         hurt.write_bytes(hurt.read_bytes()[:-5])
     else:
-        notes.write_text(json.dumps({**json.loads(notes.read_text()), "kept": [0, 1]}))
+        notes.write_text(json.dumps({**json.loads(notes.read_text()), "count": 2}))
     again = read_folder(tmp_path / "in", size=4, cache=room, in_memory_bytes=in_memory_bytes)
     assert again.x[0, 0, 0, 0] == 1
 

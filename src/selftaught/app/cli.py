@@ -56,7 +56,8 @@ def pretrain(
     """Learn an encoder from pictures; most methods need no labels.
 
     Args:
-        data: A folder of pictures, flat or nested; the word "emoji" stands for the packaged pictures.
+        data: A folder of pictures, flat or nested, or of WebDataset shards; the word "emoji" stands for packaged
+            pictures.
         out: The run folder to make (or, with --resume, to go on with).
         method: A name from `selftaught methods`.
         set: Options of the method as name=value, for example inner_steps=3 temperature=0.1.

@@ -1,6 +1,7 @@
 """What users hand in as pictures - folders, files, arrays, tensors - turned into one form."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from selftaught.core.errors import DataError
 from selftaught.data.emoji import read_emoji
 from selftaught.data.folder import read_files, read_folder
 from selftaught.data.pictures import Pictures
+from selftaught.data.shards import read_shards, shards_of
 
 PACKAGED = "emoji"
 """The name that stands for the packaged pictures wherever a folder is expected (if no such folder exists)."""
+
+CACHE = "SELFTAUGHT_CACHE"
+"""The environment variable that names the folder in which decoded folders and shards are kept."""
 
 
 def as_pictures(
@@ -24,8 +29,10 @@ def as_pictures(
 ) -> Pictures:
     """Pictures of `size` x `size` in `channels` channels from any of:
 
-    a `Pictures` set; a folder; one file; a list of files; uint8 arrays or tensors [n H W C], [n C H W] or
-    [n H W], or float ones in 0..1; the word "emoji" for the packaged set.
+    a `Pictures` set; a folder; WebDataset shards, one `.tar` or a folder of them; one file; a list of files; uint8
+    arrays or tensors [n H W C], [n C H W] or [n H W], or float ones in 0..1; the word "emoji" for the packaged
+    set. Decoded folders and shards are kept in `cache`, by default the folder that `SELFTAUGHT_CACHE` names in the
+    environment, if it does.
     Raises DataError for anything else.
     """
     if isinstance(data, Pictures):
@@ -37,6 +44,9 @@ def as_pictures(
         if str(data).partition(":")[0] == PACKAGED and not path.exists():
             split = str(data).partition(":")[2] or "train"
             return fitted(read_emoji(split=split), size, channels)  # type: ignore[arg-type]
+        cache = Path(os.environ[CACHE]) if cache is None and os.environ.get(CACHE) else cache
+        if shards_of(path):
+            return read_shards(path, size=size, channels=channels, labelled=labelled, cache=cache)
         if path.is_file():
             return read_files([path], size=size, channels=channels)
         return read_folder(path, size=size, channels=channels, labelled=labelled, cache=cache)

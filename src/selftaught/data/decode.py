@@ -1,4 +1,4 @@
-"""One picture file to one uint8 array. Worker processes import this module, so it stays free of torch.
+"""One picture (a file or its bytes) to one uint8 array. Worker processes import this, so it stays free of torch.
 
 What becomes of a file, in this order:
 
@@ -12,12 +12,14 @@ What becomes of a file, in this order:
   it shrinks (the same as resizing the shorter side to `size` and cropping the centre).
 """
 
+import io
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +72,8 @@ def picture_extensions() -> frozenset[str]:
 
 def printable(name: str) -> str:
     """`name` fit for any terminal or file: undecodable bytes and control characters become escapes."""
+    if name.isprintable():
+        return name
     return "".join(_escaped(c) if unicodedata.category(c) in ("Cc", "Cs") else c for c in name)
 
 
@@ -79,15 +83,15 @@ def _escaped(c: str) -> str:
     return f"\\x{code & 0xFF:02x}" if code < 0x100 or 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
-def decode(path: str, form: Form) -> Array:
-    """The picture in `path` as uint8 [channels size size].
+def decode(source: str | bytes, form: Form) -> Array:
+    """The picture in `source`, a path or the bytes of a file, as uint8 [channels size size].
 
     Raises whatever Pillow raises on bad content, `OSError` if the file cannot be read, and
     `Image.DecompressionBombError` or its warning for more than `form.limit_pixels` pixels.
     """
     with (
         _limited(form.limit_pixels),
-        Path(path).open("rb") as file,
+        _opened(source) as file,
         Image.open(file, formats=_formats()) as picture,
     ):
         # JPEGs are decoded at 1/2, 1/4 or 1/8 where that still leaves twice the wanted size to average over.
@@ -101,9 +105,9 @@ def decode(path: str, form: Form) -> Array:
     return np.ascontiguousarray(array[None] if form.channels == 1 else array.transpose(2, 0, 1))
 
 
-def decode_many(paths: Sequence[str], form: Form) -> list[Array | Failure]:
-    """`decode` for each path, with failures as values: one bad file costs the others nothing."""
-    return [_tried(path, form) for path in paths]
+def decode_many(sources: Sequence[str | bytes], form: Form) -> list[Array | Failure]:
+    """`decode` for each source, with failures as values: one bad file costs the others nothing."""
+    return [_tried(source, form) for source in sources]
 
 
 def original_size(path: str) -> tuple[int, int] | None:
@@ -119,9 +123,13 @@ def original_size(path: str) -> tuple[int, int] | None:
         return None
 
 
-def _tried(path: str, form: Form) -> Array | Failure:
+def _opened(source: str | bytes) -> BinaryIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb")
+
+
+def _tried(source: str | bytes, form: Form) -> Array | Failure:
     try:
-        return decode(path, form)
+        return decode(source, form)
     except UnidentifiedImageError:
         return Failure("not in a picture format that Pillow reads")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

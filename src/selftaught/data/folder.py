@@ -5,45 +5,33 @@ of each picture (orientation, transparency, depth, crop), `listing.py` which fil
 what is kept.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from selftaught.core.errors import ConfigError, DataError
+from selftaught.core.errors import DataError
 from selftaught.data import cache as stored
 from selftaught.data.cache import Decoded
-from selftaught.data.decode import Array, Failure, Form, decode_many, picture_extensions, printable
+from selftaught.data.decode import Array, Failure, decode_many, picture_extensions, printable
 from selftaught.data.listing import Entry, Listing, list_files, list_folder
 from selftaught.data.parallel import Job, default_workers, in_order
 from selftaught.data.pictures import Pictures, Skipped
+from selftaught.data.rows import Rows
+from selftaught.data.wish import CRASHED, START_SECONDS, Progress, Wish, wished
 
 FEW_FILES = 256
 """Smaller sets are never decoded in worker processes, of which each must first import the caller's script."""
 
-START_SECONDS = 20.0
-"""Without a number of workers given, they start once the rest would take longer than this."""
-
 _MEASURED = 32
 
 AnyPath = str | os.PathLike[str]
-Progress = Callable[[int, int], None]
-
-_CRASHED: Array | Failure = Failure("the decoder crashed on it", lasting=False)
-
-
-@dataclass(frozen=True)
-class _Wish:
-    form: Form
-    cache: Path | None
-    workers: int | None
-    progress: Progress | None
-    in_memory_bytes: int
 
 
 def read_folder(
@@ -75,7 +63,7 @@ def read_folder(
     without any; `SaveError` if the cache folder cannot be written or the disk is full; `ConfigError` for
     impossible options.
     """
-    wish = _wish(size, channels, limit_pixels, cache, workers, progress, in_memory_bytes)
+    wish = wished(size, channels, limit_pixels, cache, workers, in_memory_bytes, progress)
     root = os.fspath(path)
     if _is_one_picture(root, labelled):
         return _read(list_files([root]), root, wish)
@@ -101,28 +89,9 @@ def read_files(
 
     A file that is missing or cannot be used is in `skipped`; `DataError` is raised if that leaves none.
     """
-    wish = _wish(size, channels, limit_pixels, cache, workers, progress, in_memory_bytes)
+    wish = wished(size, channels, limit_pixels, cache, workers, in_memory_bytes, progress)
     listing = list_files(os.fspath(p) for p in paths)
     return _read(listing, "the list of files", wish)
-
-
-def _wish(
-    size: int,
-    channels: int,
-    limit_pixels: int,
-    cache: Path | None,
-    workers: int | None,
-    progress: Progress | None,
-    in_memory_bytes: int,
-) -> _Wish:
-    if channels not in (1, 3):
-        raise ConfigError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
-    if size < 1 or limit_pixels < 1:
-        raise ConfigError(f"size and limit_pixels must be at least 1, not {size} and {limit_pixels}")
-    if workers is not None and workers < 0:
-        raise ConfigError(f"workers must be 0 or more, not {workers}")
-    folder = None if cache is None else stored.prepared(Path(cache))
-    return _Wish(Form(size, channels, limit_pixels), folder, workers, progress, in_memory_bytes)
 
 
 def _is_one_picture(root: str, labelled: bool) -> bool:
@@ -140,11 +109,10 @@ def _is_one_picture(root: str, labelled: bool) -> bool:
     extension = Path(root).suffix.lower()
     if extension in picture_extensions() and not labelled:
         return True
-    hint = (
-        "Unpack it first"
-        if extension in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-        else "Name the folder it is in"
-    )
+    packed = extension in (".zip", ".gz", ".tgz", ".7z", ".rar")
+    hint = "Unpack it first" if packed else "Name the folder it is in"
+    if extension == ".tar":
+        hint = "Read it with data.shards.read_shards, or unpack it first"
     raise DataError(f"{printable(root)} is a file, not a folder. {hint}.")
 
 
@@ -155,7 +123,7 @@ def _here() -> str:
         return "a folder that no longer exists"
 
 
-def _read(listing: Listing, source: str, wish: _Wish) -> Pictures:
+def _read(listing: Listing, source: str, wish: Wish) -> Pictures:
     """Decode what is listed, or take it from the cache."""
     if not listing.files:
         raise DataError(_nothing_there(listing, printable(source)))
@@ -163,12 +131,12 @@ def _read(listing: Listing, source: str, wish: _Wish) -> Pictures:
     decoded = _known_or_decoded(files, wish)
     failed = tuple(Skipped(printable(files[i].path), reason) for i, reason in sorted(decoded.failed.items()))
     skipped = (*listing.skipped, *failed)
-    if not decoded.kept:
+    if len(decoded.x) == 0:
         raise DataError(
             f"none of the {len(skipped)} pictures in {printable(source)} can be used: {_some(skipped)}. "
             "Save them again as JPEG or PNG."
         )
-    return Pictures(decoded.x, tuple(printable(files[i].path) for i in decoded.kept), skipped=skipped)
+    return Pictures(decoded.x, tuple(printable(files[i].path) for i in decoded.kept()), skipped=skipped)
 
 
 def _nothing_there(listing: Listing, source: str) -> str:
@@ -186,56 +154,58 @@ def _some(skipped: Sequence[Skipped]) -> str:
     return f"{text}; and {len(skipped) - 3} more" if len(skipped) > 3 else text
 
 
-def _known_or_decoded(files: Sequence[Entry], wish: _Wish) -> Decoded:
+def _known_or_decoded(files: Sequence[Entry], wish: Wish) -> Decoded:
     key = stored.key_of(files, wish.form)
     known = None if wish.cache is None else stored.find(wish.cache, key, len(files))
     if known is not None:
         if wish.progress is not None:
             wish.progress(len(files), len(files))
         return known
-    shape = (len(files), wish.form.channels, wish.form.size, wish.form.size)
-    if int(np.prod(shape, dtype=np.int64)) > wish.in_memory_bytes:
+    shape = (wish.form.channels, wish.form.size, wish.form.size)
+    if len(files) * math.prod(shape) > wish.in_memory_bytes:
         return _decoded_on_disk(files, wish, key, shape)
-    decoded, lasting = _fill(np.empty(shape, np.uint8), files, wish)
-    if wish.cache is not None and decoded.kept and lasting:
+    room, kept = np.empty((len(files), *shape), np.uint8), 0
+
+    def put(row: Array) -> None:
+        nonlocal kept
+        room[kept] = row
+        kept += 1
+
+    failed, lasting = _fill(put, files, wish)
+    decoded = Decoded(torch.from_numpy(room)[:kept], len(files), failed)
+    if wish.cache is not None and kept and lasting:
         stored.store(wish.cache, key, decoded)
     return decoded
 
 
-def _decoded_on_disk(files: Sequence[Entry], wish: _Wish, key: str, shape: tuple[int, int, int, int]) -> Decoded:
-    room, working = stored.working_array(wish.cache, shape)
-    try:
-        decoded, lasting = _fill(room, files, wish)
-        if wish.cache is None or working is None or not decoded.kept:
-            return decoded
-        return stored.store_mapped(wish.cache, key, working, decoded, keep=lasting)
-    finally:
-        if working is not None:
-            working.unlink(missing_ok=True)
+def _decoded_on_disk(files: Sequence[Entry], wish: Wish, key: str, shape: tuple[int, int, int]) -> Decoded:
+    with Rows(wish.cache, shape, expected=len(files)) as rows:
+        failed, lasting = _fill(rows.append, files, wish)
+        if wish.cache is None or len(failed) == len(files):
+            return Decoded(rows.finished(None), len(files), failed)
+        return stored.store_mapped(wish.cache, key, rows, len(files), failed, keep=lasting)
 
 
-def _fill(room: Array, files: Sequence[Entry], wish: _Wish) -> tuple[Decoded, bool]:
-    """Put the good pictures one behind the other into `room`; also whether all failures are lasting ones."""
-    kept: list[int] = []
+def _fill(put: Callable[[Array], None], files: Sequence[Entry], wish: Wish) -> tuple[dict[int, str], bool]:
+    """Hand on the good pictures in order; the reasons of the others, and whether all of these are lasting."""
     failed: dict[int, str] = {}
     lasting = True
     for i, result in enumerate(_results(files, wish)):
         if isinstance(result, Failure):
             failed[i], lasting = result.reason, lasting and result.lasting
         else:
-            room[len(kept)] = result
-            kept.append(i)
+            put(result)
         if wish.progress is not None:
             wish.progress(i + 1, len(files))
-    return Decoded(torch.from_numpy(room)[: len(kept)], tuple(kept), failed), lasting
+    return failed, lasting
 
 
-def _results(files: Sequence[Entry], wish: _Wish) -> Iterator[Array | Failure]:
+def _results(files: Sequence[Entry], wish: Wish) -> Iterator[Array | Failure]:
     """Processes from the start if their number was given, else once the rest would take long without."""
     paths = [f.path for f in files]
-    job: Job[Array | Failure] = partial(decode_many, form=wish.form)
+    job: Job[str, Array | Failure] = partial(decode_many, form=wish.form)
     if len(paths) < FEW_FILES or (wish.workers is not None and wish.workers <= 1):
-        yield from in_order(job, paths, 1, _CRASHED)
+        yield from in_order(job, paths, 1, CRASHED)
         return
     rest = paths
     while wish.workers is None and rest:
@@ -246,7 +216,7 @@ def _results(files: Sequence[Entry], wish: _Wish) -> Iterator[Array | Failure]:
         rest = rest[_MEASURED:]
         if seconds * len(rest) > START_SECONDS:
             break
-    yield from in_order(job, rest, default_workers() if wish.workers is None else wish.workers, _CRASHED)
+    yield from in_order(job, rest, default_workers() if wish.workers is None else wish.workers, CRASHED)
 
 
 def _only_in_classes(listing: Listing, root: str) -> Listing:

@@ -10,8 +10,8 @@ from selftaught.core.errors import DataError
 from selftaught.data.decode import FOREIGN, picture_extensions, printable
 from selftaught.data.pictures import Skipped
 
-# What archivers and network drives leave behind; the second is full of thumbnails.
-_LEFTOVERS = frozenset({"__MACOSX", "@eaDir"})
+LEFTOVERS = frozenset({"__MACOSX", "@eaDir"})
+"""What archivers and network drives leave behind; the second is full of thumbnails."""
 
 Identity = tuple[int, int]
 
@@ -101,7 +101,7 @@ def _look_into(
         return []
     below = []
     for name in names:
-        if name.startswith(".") or name in _LEFTOVERS:
+        if name.startswith(".") or name in LEFTOVERS:
             continue
         path, here = str(Path(folder, name)), (*parts, name)
         extension = Path(name).suffix.lower()
@@ -121,6 +121,8 @@ def _look_into(
             _add_file(path, here, facts, found)
         elif extension in FOREIGN:
             found.skip(path, f"Pillow does not open {extension}; save it as JPEG or PNG")
+        elif extension == ".tar":
+            found.skip(path, "is an archive; shards are read by their name or that of a folder without pictures")
         else:
             found.ignored.append(printable("/".join(here)))
     return below

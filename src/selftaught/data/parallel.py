@@ -1,18 +1,20 @@
-"""A job over many files in worker processes that may die; the results come in order all the same."""
+"""A job over many files, or their bytes, in worker processes that may die; the results come in order even so."""
 
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 from typing import TypeVar
 
+T = TypeVar("T", str, bytes)
 R = TypeVar("R")
-Job = Callable[[Sequence[str]], list[R]]
+Job = Callable[[Sequence[T]], list[R]]
 
-CHUNK = 16
-"""Files that travel to a worker together."""
+CHUNK, CHUNK_BYTES = 16, 1 << 22
+"""Items travel to a worker together: so many, or fewer if they are large."""
 
 
 def default_workers() -> int:
@@ -21,35 +23,52 @@ def default_workers() -> int:
     return min(8, allowed)
 
 
-def in_order(job: Job[R], items: Sequence[str], workers: int, crashed: R) -> Iterator[R]:
-    """The results of `job` for `items`, one by one and in order.
+def in_order(job: Job[T, R], items: Iterable[T], workers: int, crashed: R) -> Iterator[R]:
+    """The results of `job` for `items` (paths, or contents of files), one by one and in order.
 
     `job` takes some of the items and gives one result for each; with more than one worker it must be
     importable by name. An item that kills its worker gets the result `crashed`, the others are done again.
-    Where processes cannot be started at all, the work is done in this one.
+    Where processes cannot be started at all, the work is done in this one. Items are drawn as they are needed: at
+    any time no more than a few chunks for each worker are held.
     """
-    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
+    chunks = chunked(items)
+    first = next(chunks, None)
+    if first is None:
+        return
+    chunks = chain([first], chunks)
     if workers > 1 and not _can_start(job):
         workers = 1
     if workers <= 1:
         for chunk in chunks:
             yield from job(chunk)
         return
-    done = 0
-    while done < len(chunks):
-        pool = _pool(min(workers, len(chunks) - done))
+    under_way: deque[list[T]] = deque()
+    while True:
+        pool = _pool(workers)
         try:
-            for results in _flow(pool, job, chunks[done:], 2 * workers):
-                done += 1
+            for results in _flow(pool, job, chunks, under_way, 2 * workers):
                 yield from results
+            return
         except BrokenProcessPool:
             # Any of the chunks on their way may hold the culprit: one process alone for each of them.
-            suspects = chunks[done : done + 2 * workers]
-            for chunk in suspects:
-                done += 1
-                yield from _alone(job, chunk, crashed)
+            while under_way:
+                yield from _alone(job, under_way.popleft(), crashed)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def chunked(items: Iterable[T]) -> Iterator[list[T]]:
+    """The items in lists of at most `CHUNK`, and hardly more than `CHUNK_BYTES` (long paths count too)."""
+    chunk: list[T] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += len(item)
+        if len(chunk) >= CHUNK or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -57,7 +76,7 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _can_start(job: Job[R]) -> bool:
+def _can_start(job: Job[T, R]) -> bool:
     """Whether a worker lives long enough for an empty job: not in a daemonic process or a script on stdin."""
     try:
         with _pool(1) as pool:
@@ -67,18 +86,27 @@ def _can_start(job: Job[R]) -> bool:
     return True
 
 
-def _flow(pool: ProcessPoolExecutor, job: Job[R], chunks: list[Sequence[str]], ahead: int) -> Iterator[list[R]]:
-    """Results chunk by chunk; never more than `ahead` chunks are under way, which bounds the memory."""
-    under_way: deque[Future[list[R]]] = deque()
+def _flow(
+    pool: ProcessPoolExecutor, job: Job[T, R], chunks: Iterator[list[T]], under_way: deque[list[T]], ahead: int
+) -> Iterator[list[R]]:
+    """Results chunk by chunk. Those `under_way` are never more than `ahead`, which bounds the memory."""
+    futures: deque[Future[list[R]]] = deque()
     for chunk in chunks:
-        under_way.append(pool.submit(job, chunk))
-        if len(under_way) >= ahead:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+        under_way.append(chunk)
+        futures.append(pool.submit(job, chunk))
+        if len(futures) >= ahead:
+            yield _first(futures, under_way)
+    while futures:
+        yield _first(futures, under_way)
 
 
-def _alone(job: Job[R], chunk: Sequence[str], crashed: R) -> list[R]:
+def _first(futures: deque[Future[list[R]]], under_way: deque[list[T]]) -> list[R]:
+    results = futures.popleft().result()
+    under_way.popleft()
+    return results
+
+
+def _alone(job: Job[T, R], chunk: Sequence[T], crashed: R) -> list[R]:
     """One process for the chunk, and if that dies, one for each item."""
     try:
         with _pool(1) as pool:
