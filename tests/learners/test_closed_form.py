@@ -187,7 +187,7 @@ def test_estimate_of_a_tape_is_near_its_bytes() -> None:
     form = closed_form(net, torch.rand(25, 1, 28, 28), torch.arange(5).repeat(5))
     slope, tape = form.slope(spread_head(params_of(net), 5))
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(tape)}
-    mine = {v.data_ptr() for v in slope.values()} | {form.encoder.patches.rows.data_ptr()}
+    mine = {v.data_ptr() for v in slope.values()} | {form.encoder.patches.columns.data_ptr()}
     total = sum(n for place, n in held.items() if place not in mine) / 2**20
     assert 0.7 < form.tape_mib / total < 1.3
 

@@ -33,9 +33,9 @@ _PIECE = 2**18
 @dataclass(frozen=True)
 class Patches:
     """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures less a constant, one
-    [M 9C] row for each position, with their mean [9C] and covariance [9C 9C]; `shift` is the constant."""
+    column [9C] for each of M positions, with their mean [9C] and covariance [9C 9C]; `shift` is the constant."""
 
-    rows: Tensor
+    columns: Tensor
     size: tuple[int, int, int]
     shift: Tensor
     mean: Tensor
@@ -44,7 +44,7 @@ class Patches:
     @property
     def count(self) -> int:
         """M = B * H * W, positions of all pictures."""
-        return len(self.rows)
+        return self.columns.shape[1]
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,15 @@ class SlopeDot:
 
 def patches(x: Tensor) -> Patches:
     """Of pictures [B C H W], moved to a mean of zero: normalisation forgets a constant, and sums of squares about
-    zero keep the digits of small variances."""
+    zero keep the digits of small variances. As columns, a pixel of all patches is a copy of whole lines."""
+    count, channels, height, width = x.shape
     shift = x.mean()
-    rows = F.unfold(F.pad(x, (1, 1, 1, 1)) - shift, 3).transpose(1, 2).reshape(-1, 9 * x.shape[1])
-    mean = rows.mean(0)
-    covariance = rows.t() @ rows / len(rows) - torch.outer(mean, mean)
-    return Patches(rows, (len(x), x.shape[2], x.shape[3]), shift, mean, covariance)
+    padded = (F.pad(x, (1, 1, 1, 1)) - shift).transpose(0, 1)
+    lines = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
+    columns = lines.reshape(9 * channels, -1)
+    mean = columns.mean(1)
+    covariance = columns @ columns.t() / columns.shape[1] - torch.outer(mean, mean)
+    return Patches(columns, (count, height, width), shift, mean, covariance)
 
 
 def normalise(
@@ -164,7 +167,7 @@ def stem(p: Patches, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) ->
     top, index = _pooled_like(p, weight)
     size = _size(p, weight)
     for x, t, i in zip(_pieces(p, size), top.split(size), index.split(size), strict=True):
-        torch.ops.aten.max_pool2d_with_indices.out(_map(x @ flat.t(), p), [2, 2], out=t, indices=i)
+        torch.ops.aten.max_pool2d_with_indices.out(_map(x.t() @ flat.t(), p), [2, 2], out=t, indices=i)
     mean, variance = _of_channels(flat @ p.mean), _of_channels(variance)
     return Stem(p, weight, leaning, index, normalise(top, mean, variance, gamma, beta, eps, p.count))
 
@@ -180,7 +183,7 @@ def stem_dot(k: Stem, weight: Tensor, gamma: Tensor, beta: Tensor) -> Dot:
     p, flat = k.patches, weight.flatten(1)
     covariance = (k.leaning * flat).sum(1)
     size = _size(p, weight)
-    found = [_at(_map(x @ flat.t(), p), i) for x, i in zip(_pieces(p, size), k.index.split(size), strict=True)]
+    found = [_at(_map(x.t() @ flat.t(), p), i) for x, i in zip(_pieces(p, size), k.index.split(size), strict=True)]
     mean = _of_channels(flat @ p.mean)
     return normalise_dot(k.normed, torch.cat(found), mean, _of_channels(covariance), gamma, beta)
 
@@ -289,7 +292,7 @@ def _size(p: Patches, weight: Tensor) -> int:
 
 
 def _pieces(p: Patches, size: int) -> tuple[Tensor, ...]:
-    return p.rows.split(size * p.size[1] * p.size[2])
+    return p.columns.split(size * p.size[1] * p.size[2], 1)
 
 
 def _map(rows: Tensor, p: Patches) -> Tensor:
@@ -309,6 +312,6 @@ def _stem_correlate(k: Stem, pooled: Tensor, rows: Tensor, c: Tensor) -> Tensor:
     p, size = k.patches, _size(k.patches, k.weight)
     total = torch.addcmul(rows, c.view(-1, 1), p.mean).mul_(p.count).t()
     for x, d, i in zip(_pieces(p, size), pooled.split(size), k.index.split(size), strict=True):
-        like = _map(x.new_empty(len(x), len(k.weight)), p)
-        total = torch.addmm(total, x.t(), _spread(d, i, like).permute(0, 2, 3, 1).reshape(len(x), -1))
+        like = _map(x.new_empty(x.shape[1], len(k.weight)), p)
+        total = torch.addmm(total, x, _spread(d, i, like).permute(0, 2, 3, 1).reshape(x.shape[1], -1))
     return total.t().reshape(k.weight.shape)
