@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ class Decoded:
         return (i for i in range(self.count) if i not in self.failed)
 
 
-def key_of(files: Sequence[Entry], form: Form, kind: str = "files") -> str:
+def key_of(files: Iterable[Entry], form: Form, kind: str = "files") -> str:
     """A name for the result of decoding these files: it changes with any path, size, time or wish."""
     wish = [_VERSION, PIL.__version__, kind, form.size, form.channels, form.limit_pixels]
     digest = hashlib.blake2b(json.dumps(wish).encode("ascii"), digest_size=16)

@@ -20,7 +20,7 @@ from selftaught.core.errors import DataError
 from selftaught.data import cache as stored
 from selftaught.data.cache import Decoded
 from selftaught.data.decode import Array, Failure, decode_many, picture_extensions, printable
-from selftaught.data.listing import Entry, Listing, list_files, list_folder
+from selftaught.data.listing import Entries, Listing, list_files, list_folder
 from selftaught.data.parallel import Job, default_workers, in_order
 from selftaught.data.pictures import Pictures, Skipped
 from selftaught.data.rows import Rows
@@ -129,14 +129,14 @@ def _read(listing: Listing, source: str, wish: Wish) -> Pictures:
         raise DataError(_nothing_there(listing, printable(source)))
     files = listing.files
     decoded = _known_or_decoded(files, wish)
-    failed = tuple(Skipped(printable(files[i].path), reason) for i, reason in sorted(decoded.failed.items()))
+    failed = tuple(Skipped(printable(files.paths[i]), reason) for i, reason in sorted(decoded.failed.items()))
     skipped = (*listing.skipped, *failed)
     if len(decoded.x) == 0:
         raise DataError(
             f"none of the {len(skipped)} pictures in {printable(source)} can be used: {_some(skipped)}. "
             "Save them again as JPEG or PNG."
         )
-    return Pictures(decoded.x, tuple(printable(files[i].path) for i in decoded.kept()), skipped=skipped)
+    return Pictures(decoded.x, tuple(printable(files.paths[i]) for i in decoded.kept()), skipped=skipped)
 
 
 def _nothing_there(listing: Listing, source: str) -> str:
@@ -154,7 +154,7 @@ def _some(skipped: Sequence[Skipped]) -> str:
     return f"{text}; and {len(skipped) - 3} more" if len(skipped) > 3 else text
 
 
-def _known_or_decoded(files: Sequence[Entry], wish: Wish) -> Decoded:
+def _known_or_decoded(files: Entries, wish: Wish) -> Decoded:
     key = stored.key_of(files, wish.form)
     known = None if wish.cache is None else stored.find(wish.cache, key, len(files))
     if known is not None:
@@ -178,7 +178,7 @@ def _known_or_decoded(files: Sequence[Entry], wish: Wish) -> Decoded:
     return decoded
 
 
-def _decoded_on_disk(files: Sequence[Entry], wish: Wish, key: str, shape: tuple[int, int, int]) -> Decoded:
+def _decoded_on_disk(files: Entries, wish: Wish, key: str, shape: tuple[int, int, int]) -> Decoded:
     with Rows(wish.cache, shape, expected=len(files)) as rows:
         failed, lasting = _fill(rows.append, files, wish)
         if wish.cache is None or len(failed) == len(files):
@@ -186,7 +186,7 @@ def _decoded_on_disk(files: Sequence[Entry], wish: Wish, key: str, shape: tuple[
         return stored.store_mapped(wish.cache, key, rows, len(files), failed, keep=lasting)
 
 
-def _fill(put: Callable[[Array], None], files: Sequence[Entry], wish: Wish) -> tuple[dict[int, str], bool]:
+def _fill(put: Callable[[Array], None], files: Entries, wish: Wish) -> tuple[dict[int, str], bool]:
     """Hand on the good pictures in order; the reasons of the others, and whether all of these are lasting."""
     failed: dict[int, str] = {}
     lasting = True
@@ -200,9 +200,9 @@ def _fill(put: Callable[[Array], None], files: Sequence[Entry], wish: Wish) -> t
     return failed, lasting
 
 
-def _results(files: Sequence[Entry], wish: Wish) -> Iterator[Array | Failure]:
+def _results(files: Entries, wish: Wish) -> Iterator[Array | Failure]:
     """Processes from the start if their number was given, else once the rest would take long without."""
-    paths = [f.path for f in files]
+    paths = files.paths
     job: Job[str, Array | Failure] = partial(decode_many, form=wish.form)
     if len(paths) < FEW_FILES or (wish.workers is not None and wish.workers <= 1):
         yield from in_order(job, paths, 1, CRASHED)
@@ -226,12 +226,13 @@ def _only_in_classes(listing: Listing, root: str) -> Listing:
             f"{printable(root)} has no folders in it, so no classes. Make one folder a class and put "
             "its pictures there, or read it unlabelled."
         )
-    inside = tuple(f for f in listing.files if len(f.parts) > 1)
+    inside = [n for n, f in enumerate(listing.files) if len(f.parts) > 1]
     beside = tuple(
         Skipped(printable(f.path), "is not in a class folder") for f in listing.files if len(f.parts) == 1
     )
-    _no_empty_class({f.parts[0] for f in inside}, listing, listing.skipped, root)
-    return replace(listing, files=inside, skipped=(*listing.skipped, *beside))
+    files = listing.files.chosen(inside)
+    _no_empty_class({f.parts[0] for f in files}, listing, listing.skipped, root)
+    return replace(listing, files=files, skipped=(*listing.skipped, *beside))
 
 
 def _no_empty_class(filled: set[str], listing: Listing, skipped: Sequence[Skipped], root: str) -> None:
@@ -251,9 +252,11 @@ def _no_empty_class(filled: set[str], listing: Listing, skipped: Sequence[Skippe
 
 def _with_labels(pictures: Pictures, listing: Listing, root: str) -> Pictures:
     left_out = {s.path for s in pictures.skipped}
-    kept = [f for f in listing.files if printable(f.path) not in left_out]
-    names = sorted({f.parts[0] for f in kept})
+    number: dict[str, int] = {}  # by first appearance; sorted below
+    where = (f.parts[0] for f in listing.files if printable(f.path) not in left_out)
+    met = torch.from_numpy(np.fromiter((number.setdefault(n, len(number)) for n in where), np.int64))
+    names = sorted(number)
     _no_empty_class(set(names), listing, pictures.skipped, root)
-    number = {name: n for n, name in enumerate(names)}
-    y = torch.tensor([number[f.parts[0]] for f in kept], dtype=torch.int64)
+    place = {name: n for n, name in enumerate(names)}
+    y = torch.tensor([place[name] for name in number])[met]
     return replace(pictures, y=y, classes=tuple(printable(name) for name in names))

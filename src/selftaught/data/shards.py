@@ -23,7 +23,7 @@ from selftaught.data import cache as stored
 from selftaught.data.archives import tar_files
 from selftaught.data.cache import Decoded
 from selftaught.data.decode import FOREIGN, Array, Failure, decode_many, picture_extensions, printable
-from selftaught.data.listing import LEFTOVERS, Entry, list_files, list_folder
+from selftaught.data.listing import LEFTOVERS, Entries, list_files, list_folder
 from selftaught.data.parallel import Job, chunked, default_workers, in_order
 from selftaught.data.pictures import Pictures, Skipped
 from selftaught.data.rows import Rows
@@ -116,7 +116,7 @@ class _Found:
         texts.extend(same.setdefault(v, v) for v in (values.get(key, "") for key in keys))
 
 
-def _known_or_decoded(shards: Sequence[Entry], wish: Wish, labelled: bool) -> tuple[Decoded, _Found]:
+def _known_or_decoded(shards: Entries, wish: Wish, labelled: bool) -> tuple[Decoded, _Found]:
     key = stored.key_of(shards, wish.form, "shards")
     found = None if wish.cache is None else _remembered(wish.cache, key)
     if wish.cache is not None and found is not None:
@@ -153,11 +153,11 @@ def _results(contents: Iterator[bytes], found: _Found, wish: Wish) -> Iterator[A
     yield from in_order(job, contents, workers, CRASHED)
 
 
-def _contents(shards: Sequence[Entry], found: _Found, labelled: bool) -> Iterator[bytes]:
+def _contents(shards: Entries, found: _Found, labelled: bool) -> Iterator[bytes]:
     """The pictures, still encoded; what is known of each stands in `found` before it comes."""
     for shard in shards:
         yield from _of_shard(Path(shard.path), found)
-        if labelled and shard is shards[0]:
+        if labelled and shard.path == shards.paths[0]:
             _labels(found, printable(shard.path))  # better now than after all of them
 
 
