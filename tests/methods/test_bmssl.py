@@ -16,6 +16,7 @@ from selftaught.core.types import Params, Task
 from selftaught.learners.inner import descend_detached
 from selftaught.losses.contrastive import nt_xent
 from selftaught.methods.bmssl import BMSSL
+from selftaught.nets.heads import MLP, WithProjector, width_of
 
 SMALL: dict[str, Any] = {
     "tasks": 2, "ways": 5, "hidden": 12, "out": 6, "inner_steps": 2, "inner_rate": 0.3, "temperature": 0.2,
@@ -211,3 +212,32 @@ def test_few_pictures_make_smaller_tasks() -> None:
     method = BMSSL(**SMALL | {"ways": 1000})
     net, params, slow, tasks = small(method)
     assert tasks.ways == 36 and method.loss(net, params, slow, tasks)[0].isfinite()
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"outer": "nt-xent"}, {"matching": "l2"}, {"matching": "kl-reverse", "target_rate": 0.2},
+    {"inner_steps": 7}, {"inner_steps": 0}, {"bootstrap_steps": 0}, {"graph": "first-order"}, {"tasks": 1},
+])  # fmt: skip
+def test_heads_of_all_tasks_at_once_are_one_after_the_other(options: dict[str, Any]) -> None:
+    """Without a `path` a head's tasks run as batched matrix products; with one, through autograd."""
+    at_once, one_by_one = BMSSL(**SMALL | options), BMSSL(**SMALL | options, path="loop")
+    setting = small(at_once)
+    (loss, found), (expected, other) = (gradient(m, *setting) for m in (at_once, one_by_one))
+    assert torch.allclose(loss, expected, rtol=1e-12) and distance(found, other) < 1e-10
+    (_, a), (_, b) = (m.loss(*setting) for m in (at_once, one_by_one))
+    assert a.metrics.keys() == b.metrics.keys()
+    assert all(torch.allclose(a.metrics[k], b.metrics[k], rtol=1e-9, atol=1e-14) for k in a.metrics)
+    assert not any(v.requires_grad for v in a.metrics.values())
+    assert all(torch.equal(a.buffers[k], b.buffers[k]) for k in b.buffers)
+
+
+def test_a_head_with_normalisation_runs_through_autograd() -> None:
+    """Its statistics are of each task and view set, and move."""
+    method = BMSSL(**SMALL)
+    net, _, _, tasks = small(method)
+    encoder = net.get_submodule("encoder")
+    net = WithProjector(encoder, MLP([width_of(encoder), 12, 6], norm=True)).double()
+    params, slow = method.init(net)
+    _, aux = method.loss(net, leaves_of(params), slow, tasks)
+    name = "projector.layers.1.running_mean"
+    assert not torch.equal(aux.buffers[name], slow[name])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,21 @@ from selftaught.core.types import Params
 
 InnerLoss = Callable[[Params, tuple[Tensor, ...]], Tensor]
 """(weights, outer tensors such as features) -> scalar. Nothing else may carry a gradient."""
+
+
+@final
+@dataclass(frozen=True)
+class Written:
+    """An inner loss whose gradient is written out, in operations that autograd can differentiate again: fewer
+    than autograd's own, and none of them kept where no graph is asked for. Not for `vmap`."""
+
+    loss: InnerLoss
+    slope: Callable[[Params, tuple[Tensor, ...]], Params]
+    """(weights, outer tensors) -> the gradient by the weights, in their order."""
+
+    def __call__(self, weights: Params, outer: tuple[Tensor, ...]) -> Tensor:
+        return self.loss(weights, outer)
+
 
 Graph = Literal["auto", "unrolled", "adjoint", "first-order"]
 """`unrolled` keeps the graph of all steps (fast when steps are few or weights small); `adjoint` keeps only
@@ -86,7 +101,8 @@ def descend(
         return weights
     batched = torch._C._are_functorch_transforms_active()
     device = next(iter(weights.values())).device.type
-    graph = choose_graph(graph, steps, rules=rules, device=device, batched=batched)
+    unroll = batched or isinstance(loss, Written)
+    graph = choose_graph(graph, steps, rules=rules, device=device, batched=unroll)
     if graph.startswith("fused"):
         if rules is None:
             raise ConfigError(f"graph={graph!r} needs an inner loss in closed form; use graph='auto'")
@@ -122,8 +138,11 @@ def _gradient(loss: InnerLoss, weights: Params, outer: tuple[Tensor, ...], graph
     if torch._C._are_functorch_transforms_active():
         slope = torch.func.grad(loss)(weights, outer)
         return slope if graph else {k: g.detach() for k, g in slope.items()}
-    # Not torch.func here: its first call imports a compiler, two seconds before the first step.
     graph = graph and torch.is_grad_enabled()
+    if isinstance(loss, Written):
+        with torch.set_grad_enabled(graph):
+            return loss.slope(weights, outer)
+    # Not torch.func here: its first call imports a compiler, two seconds before the first step.
     with torch.enable_grad():
         # Views, since what leads to the same weights through `outer` is no part of this gradient.
         own = {k: w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for k, w in weights.items()}

@@ -12,8 +12,7 @@ follows Flennerhag et al., "Bootstrapped Meta-Learning", ICLR 2022, arXiv 2109.0
 
 The paper's (abstract and introduction): tasks reconstructed from unlabelled pictures, the bi-level loop, and
 the model's own meta-gradient target. Our choice, since its full text and code were not at hand: the formula
-in exactly this form, what moves in level 1 (`adapt`), the contrastive term, all values below, and `precision`
-"bfloat16" for the encoder's pass under a moving head, levels 1 and 2 always in the pictures' own type.
+in exactly this form, what moves in level 1 (`adapt`), the contrastive term, all values, `precision` (encoder's).
 """
 
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import buffers_of, params_of, set_norm
@@ -31,8 +29,9 @@ from selftaught.core.types import Aux, Params, Task
 from selftaught.data.pictures import Pictures
 from selftaught.data.views import Views
 from selftaught.learners.inner import Graph, InnerLoss, descend, descend_detached, runs_batched
+from selftaught.learners.projector import AnyNet, Embedding, projector_of
 from selftaught.learners.prototype import PrototypeLearner
-from selftaught.losses.contrastive import cross_entropy, nt_xent, similarity_logits, view_means
+from selftaught.losses.contrastive import cross_entropy, similarity_logits, view_means
 from selftaught.losses.matching import half_squared_distance, kl_from_target, kl_to_target
 from selftaught.nets.heads import MLP, WithProjector, width_of
 from selftaught.nets.split import Adapt, adapted_part, shared_features, statistics_after
@@ -44,7 +43,7 @@ class BMSSL:
     """K = `inner_steps` at `inner_rate`; L = `bootstrap_steps`; mu = `matching`; c = `contrastive`.
 
     `target_rate` is the size of the last target step (None: the inner rate); `bootstrap` weighs mu. `graph` says
-    how level 2 passes through level 1, `path` how tasks run (None: batched for a head, else by device). Raises
+    how level 2 passes through level 1, `path` how tasks run (None: at once for a head, else by device). Raises
     ConfigError where no term has a gradient, and for a low `precision` where level 1 moves the encoder.
     """
 
@@ -89,48 +88,50 @@ class BMSSL:
         return params_of(net), buffers_of(net)
 
     def loss(self, net: nn.Module, params: Params, slow: Params, tasks: Task) -> tuple[Tensor, Aux]:
-        """What does not depend on the task runs once for all views; levels 1 and 2 run per task."""
+        """What does not depend on the task runs once for all views, levels 1 and 2 per task (or all at once)."""
         x = torch.cat([tasks.support.x, tasks.query.x], 1)  # [T (S+Q)*N C H W]
         with encoding(self.precision, x.device):
             h, buffers = shared_features(net, params, slow, x.flatten(0, 1), self.adapt)
         h = h.to(x.dtype).unflatten(0, x.shape[:2])
         own, moving = adapted_part(net, params, self.adapt)
         set_norm(own, "batch")
-        rows = tasks.support.x.shape[1]
+        rows, batchable = tasks.support.x.shape[1], runs_batched(self.graph)
+        head = projector_of(own) if self.adapt == "head" and batchable and self.path is None else None
+        if head is not None:
+            starts = {k: v.expand(len(h), *v.shape) for k, v in moving.items()}
+            loss, figures = self.levels(head, starts, h[:, :rows], h[:, rows:], tasks.ways)
+            return loss, Aux({k: v.detach() for k, v in figures.items()}, buffers)
 
         def one_task(own: nn.Module, start: Params, h: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            return self.one_task(own, start, h[:rows], h[rows:], tasks.ways)
+            return self.levels(AnyNet(own), start, h[:rows], h[rows:], tasks.ways)
 
-        batchable = runs_batched(self.graph)
         path = self.path or ("batched" if self.adapt == "head" and batchable else "auto")
         loss, figures = over_tasks(one_task, own, moving, h, path=path, batchable=batchable)
         return loss, Aux(figures, statistics_after(own, moving, buffers, h.flatten(0, 1)))
 
-    def one_task(
-        self, own: nn.Module, start: Params, support: Tensor, query: Tensor, ways: int
+    def levels(
+        self, own: Embedding, start: Params, support: Tensor, query: Tensor, ways: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Levels 1 and 2 of one task: features [S*N ...], [Q*N ...] -> outer loss and figures."""
-        y = torch.arange(ways, device=query.device).repeat(len(query) // ways)
-
-        def inner(w: Params, outer: tuple[Tensor, ...]) -> Tensor:
-            return nt_xent(functional_call(own, w, (outer[0],)).unflatten(0, (-1, ways)), self.temperature)
+        """Levels 1 and 2: features [*T S*N ...], [*T Q*N ...] -> outer loss and figures, means over T."""
 
         def posterior(w: Params, support: Tensor, query: Tensor) -> Tensor:
-            centres = view_means(functional_call(own, w, (support,)), ways)
-            return similarity_logits(functional_call(own, w, (query,)), centres, self.temperature)
+            centres = view_means(own.embed(w, support), ways)
+            return similarity_logits(own.embed(w, query), centres, self.temperature)
 
+        inner = own.nt_xent(ways, self.temperature)
         adapted = descend(inner, start, (support,), self.inner_rate, self.inner_steps, self.graph)
-        logits = posterior(adapted, support, query)
+        logits = posterior(adapted, support, query)  # [*T Q*N N]
+        count = logits[..., 0, 0].numel()
+        y = torch.arange(ways, device=query.device).repeat(count * logits.shape[-2] // ways)
         contrast = cross_entropy(logits, y)
         if self.outer == "nt-xent":
-            z = functional_call(own, adapted, (torch.cat([support, query]),))
-            contrast = nt_xent(z.unflatten(0, (-1, ways)), self.temperature)
+            contrast = inner(adapted, (torch.cat([support, query], logits.ndim - 2),)) / count
         loss, figures = self.contrastive * contrast, {"contrastive": contrast}
         if self.bootstrap_steps:
-            fixed = (support.detach(), query.detach())
-            target = self._target(inner, lambda w, x: cross_entropy(posterior(w, *x), y), adapted, fixed)
+            x = (support.detach(), query.detach())
+            target = self._target(inner, lambda w, x: count * cross_entropy(posterior(w, *x), y), adapted, x)
             match = {"kl": kl_to_target, "kl-reverse": kl_from_target}.get(self.matching)
-            gap = match(logits, posterior(target, *fixed)) if match else half_squared_distance(adapted, target)
+            gap = match(logits, posterior(target, *x)) if match else half_squared_distance(adapted, target) / count
             loss, figures = loss + self.bootstrap * gap, figures | {"bootstrap": gap}
         return loss, figures
 
