@@ -110,12 +110,12 @@ def decode_many(sources: Sequence[str | bytes], form: Form) -> list[Array | Fail
     return [_tried(source, form) for source in sources]
 
 
-def original_size(path: str) -> tuple[int, int] | None:
-    """Width and height as the header states them, or None where there is no readable header."""
+def original_size(source: str | bytes) -> tuple[int, int] | None:
+    """Width and height as the header of `source` (as in `decode`) states them, or None where none is readable."""
     try:
-        if not Path(path).is_file():
+        if isinstance(source, str) and not Path(source).is_file():
             return None
-        with warnings.catch_warnings(), Path(path).open("rb") as file:
+        with warnings.catch_warnings(), _opened(source) as file:
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_formats()) as picture:
                 return picture.size

@@ -1,10 +1,8 @@
 """Dropped bytes become a picture: what the encoder sees, and a thumbnail for the page."""
 
 import io
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 import torch
@@ -12,7 +10,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from selftaught.artifacts.files import save_error
 from selftaught.core.errors import DataError
 from selftaught.data.decode import Array, Failure, Form, decode_many, original_size, printable
 from selftaught.data.pictures import Pictures
@@ -49,24 +46,17 @@ def read_bytes(content: bytes, name: str, form: Form) -> tuple[Tensor, bytes]:
     """The picture in a file's bytes as uint8 [C H W], and a PNG thumbnail of it.
 
     Raises DataError, with the name, for what cannot be decoded or has more than `form.limit_pixels` pixels.
-    The decoder reads files, so the bytes are one, in a folder of its own, until this function is left.
     """
     if not content:
         raise DataError(f"{name}: the file is empty")
-    try:
-        with tempfile.TemporaryDirectory(prefix="selftaught-play-") as folder:
-            path = str(Path(folder, "picture"))
-            Path(path).write_bytes(content)
-            seen = _decoded(path, name, form)
-            side = min(THUMBNAIL, *(original_size(path) or (THUMBNAIL,)))
-            shown = _decoded(path, name, Form(side, 3, form.limit_pixels))
-    except OSError as error:
-        raise save_error(Path(tempfile.gettempdir()), error) from error
+    seen = _decoded(content, name, form)
+    side = min(THUMBNAIL, *(original_size(content) or (THUMBNAIL,)))
+    shown = _decoded(content, name, Form(side, 3, form.limit_pixels))
     return torch.from_numpy(seen.copy()), as_png(shown)
 
 
-def _decoded(path: str, name: str, form: Form) -> Array:
-    found = decode_many([path], form)[0]
+def _decoded(content: bytes, name: str, form: Form) -> Array:
+    found = decode_many([content], form)[0]
     if isinstance(found, Failure):
         raise DataError(f"{name}: {found.reason}")
     return found
