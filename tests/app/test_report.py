@@ -212,6 +212,8 @@ def test_thumbnails_keep_their_pixels_when_they_fit() -> None:
         wanted = x[1].permute(1, 2, 0).squeeze(-1) if channels == 1 else x[1].permute(1, 2, 0)
         assert np.array_equal(seen, wanted.numpy())
     assert sum(map(len, png_addresses(pictures(5), 3000))) <= 3000
+    large = torch.randint(256, (40, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert 30_000 < sum(map(len, png_addresses(large, 60_000))) <= 60_000  # shrunk, and no more than needed
     assert png_addresses(pictures(5)[:0], 10) == []
     with pytest.raises(ConfigError, match="uint8"):
         png_addresses(pictures(2).float(), 1000)

@@ -83,3 +83,17 @@ def test_in_batches_has_no_gradient_and_no_odd_last_batch() -> None:
     whole = in_batches(net, weights, x, batch=5)
     assert whole.shape == (5, 2) and not whole.requires_grad
     assert torch.allclose(in_batches(net, weights, x, batch=2), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("shape", "calls"), [((600, 1, 84, 84), 2), ((150, 3, 224, 224), 3), ((600, 4), 2)])
+def test_large_pictures_go_through_a_few_at_a_time(shape: tuple[int, ...], calls: int) -> None:
+    seen: list[int] = []
+
+    class Counting(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(len(x))
+            return x.flatten(1)[:, :1]
+
+    x = torch.zeros(shape, dtype=torch.uint8)
+    assert len(in_batches(Counting(), {}, x)) == len(x) == sum(seen)
+    assert len(seen) == calls and max(seen) <= 512

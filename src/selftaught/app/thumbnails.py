@@ -14,6 +14,8 @@ from selftaught.core.errors import ConfigError
 
 TSNE_FROM = 30
 """Pictures from which on `embedding_map` uses t-SNE; below, neighbourhoods are too small for it."""
+_PROBE = 16
+"""Pictures by which the bytes of all are guessed."""
 
 
 def embedding_map(features: Float[Tensor, "n D"], seed: int = 0) -> Float[Tensor, "n 2"]:
@@ -53,14 +55,23 @@ def png_addresses(pictures: UInt8[Tensor, "n C H W"], budget: int) -> list[str]:
         found = f"{pictures.dtype} {list(pictures.shape)}"
         raise ConfigError(f"thumbnails are uint8 [n C H W], not {found}; scale 0..1 pictures by 255 and round")
     images = [_image(p) for p in pictures.cpu()]
+    probe = [images[i] for i in evenly(len(images), _PROBE)]
+    guess = sum(len(_address(i)) for i in probe) * len(images) // max(1, len(probe))
+    if guess > 2 * budget:  # far too much: nothing is gained by compressing it all at that size first
+        images = _smaller(images, budget / guess)
     out = [_address(i) for i in images]
     while (size := sum(map(len, out))) > budget and max(images[0].size) > 8:
-        # PNG bytes grow about with the area; a little less than the root lands inside the budget.
-        factor = min(0.9, 0.97 * (budget / size) ** 0.5)
-        small = [max(8, round(n * factor)) for n in images[0].size]
-        images = [i.resize((small[0], small[1]), Image.Resampling.BOX) for i in images]
+        images = _smaller(images, budget / size)
         out = [_address(i) for i in images]
     return out
+
+
+def _smaller(images: Sequence[Image.Image], share: float) -> list[Image.Image]:
+    """All at one smaller size, of which about `share` of the bytes is left."""
+    # PNG bytes grow about with the area; a little less than the root lands inside the budget.
+    factor = min(0.9, 0.97 * share**0.5)
+    small = [max(8, round(n * factor)) for n in images[0].size]
+    return [i.resize((small[0], small[1]), Image.Resampling.BOX) for i in images]
 
 
 def evenly(count: int, most: int) -> Sequence[int]:

@@ -76,9 +76,19 @@ def prefixed(prefix: str, weights: Params) -> Params:
     return {f"{prefix}.{k}": v for k, v in weights.items()}
 
 
+_PIXELS = 512 * 84 * 84
+"""That `in_batches` puts through a network at a time."""
+
+
 @torch.no_grad()
-def in_batches(net: nn.Module, weights: Params, x: Tensor, batch: int = 512) -> Tensor:
-    """`net(x)` [B D] for pictures [B C H W], uint8 (scaled to 0..1) or float, with running statistics."""
+def in_batches(net: nn.Module, weights: Params, x: Tensor, batch: int | None = None) -> Tensor:
+    """`net(x)` [B D] for pictures [B C H W], uint8 (scaled to 0..1) or float, with running statistics.
+
+    `batch` pictures at a time; by default 512 of up to 84 x 84 pixels, fewer of larger ones, as a layer's output
+    for 512 of 224 x 224 takes gigabytes.
+    """
+    if batch is None:
+        batch = max(1, min(512, _PIXELS * x.shape[1] // max(1, x[:1].numel()))) if x.ndim == 4 else 512
     out = [apply(net, weights, to_float(x[i : i + batch])) for i in range(0, len(x), batch)]
     return torch.cat(out)
 
