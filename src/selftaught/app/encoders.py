@@ -88,7 +88,7 @@ def load_trunk(net: nn.Module, options: Mapping[str, Any]) -> None:
     if options.get("sha256") not in (None, _sha256(path)):
         raise RunError(f"{path} is not the file this run began with (its SHA-256 differs): restore it")
     tensors = current_names(encoder.name, options, load_tensors(path)[0])
-    mine = {k: v for k, v in encoder.trunk.state_dict().items() if not k.endswith("num_batches_tracked")}
+    mine = {k: v for k, v in encoder.trunk.state_dict().items() if not _unneeded(k, encoder)}
     given = {_renamed(k, encoder, mine): v for k, v in tensors.items()}
     missing = sorted(set(mine) - set(given))
     wrong = [k for k in mine if k in given and given[k].shape != mine[k].shape]
@@ -100,6 +100,11 @@ def load_trunk(net: nn.Module, options: Mapping[str, Any]) -> None:
             "Name the network the file was saved from."
         )
     encoder.trunk.load_state_dict({k: given[k] for k in mine}, strict=False)
+
+
+def _unneeded(name: str, encoder: HubEncoder) -> bool:
+    """Whether a file of weights may lack this tensor: the count of batches, and what the library derives."""
+    return name.endswith("num_batches_tracked") or name in encoder.derived
 
 
 def _renamed(name: str, encoder: HubEncoder, mine: Mapping[str, Tensor]) -> str:

@@ -24,6 +24,7 @@ from selftaught.core.errors import RunError
 from selftaught.export.checking import TOLERANCE
 from selftaught.export.network import Exportable
 from selftaught.export.scripts import script
+from selftaught.nets.hub import HubEncoder
 
 EXPORT_FORMAT = 1
 
@@ -106,7 +107,6 @@ def description(what: Exportable, file: str, gap: float) -> dict[str, Any]:
     shapes = {"embedding": ["batch", int(getattr(what.encoder, "width", 0)) or "width"]}
     if what.head is not None:
         shapes["probability"] = ["batch", len(what.head.classes)]
-    grey = {"grey": "floor((19595 R + 38470 G + 7471 B + 32768) / 65536), Pillow's"} if what.channels == 1 else {}
     return {
         "format": EXPORT_FORMAT,
         "writer": writer(),
@@ -127,12 +127,27 @@ def description(what: Exportable, file: str, gap: float) -> dict[str, Any]:
             "crop": "the largest centred square",
             "resize": "Pillow's bicubic filter, antialiased, in 8 bits",
         },
-        "in the graph": {**grey, "scale": "1 / 255", "mean": [0.0] * what.channels, "std": [1.0] * what.channels},
+        "in the graph": _in_graph(what),
         "outputs": shapes,
         "classes": None if what.head is None else list(what.head.classes),
         "trained": what.trained,
         "check": {"largest difference": gap, "allowed": TOLERANCE, "relative to": "the largest number"},
     }
+
+
+def _in_graph(what: Exportable) -> dict[str, Any]:
+    """What happens to the numbers before the first layer; encoders of other libraries resize and normalise too."""
+    grey = {"grey": "floor((19595 R + 38470 G + 7471 B + 32768) / 65536), Pillow's"} if what.channels == 1 else {}
+    made: dict[str, Any] = {**grey, "scale": "1 / 255"}
+    encoder = what.encoder
+    if not isinstance(encoder, HubEncoder):
+        return made | {"mean": [0.0] * what.channels, "std": [1.0] * what.channels}
+    if what.size != encoder.side:
+        smooth = ", averaged" if what.size > encoder.side else ""
+        made["resize"] = f"to {encoder.side} x {encoder.side}, bilinear{smooth}"
+    if what.channels == 1:
+        made["planes"] = "the grey one three times"
+    return made | {k: getattr(encoder, k).flatten().tolist() for k in ("mean", "std")}
 
 
 def page(what: Exportable, file: str, name: str) -> str:

@@ -4,7 +4,7 @@
 huggingface_hub is needed to write it, or to read it from a folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def export_hub(what: Exportable, out: Path) -> float:
         raise ConfigError("this encoder has no name by which it could be built again; use --format onnx or torch")
     classes = () if what.head is None else what.head.classes
     config = {
-        **what.build,
+        "encoder": what.build["encoder"],
+        "options": _public(what.build["options"]),
         "channels": what.channels,
         "size": what.size,
         "classes": list(classes),
@@ -83,6 +84,16 @@ def export_hub(what: Exportable, out: Path) -> float:
 
     write_folder(out, fill)
     return found[0]
+
+
+def _public(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without folders of this machine: of the file a run began with, the name alone."""
+    made = {k: v for k, v in options.items() if k != "adapter_rank"}
+    if "weights" in made:
+        made["weights"] = Path(made["weights"]).name
+    if isinstance(made.get("config"), Mapping):
+        made["config"] = {k: v for k, v in made["config"].items() if k != "_name_or_path"}
+    return made
 
 
 def load_hub(folder: str | Path) -> HubNetwork:

@@ -12,8 +12,9 @@ than those of a million; attention is written out, since the fused kernels have 
 import difflib
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
@@ -131,7 +132,9 @@ _OPTIONS = frozenset({"input", "norm", "mean", "std", "pool", "config", "library
 class HubEncoder(nn.Module):
     """Pictures [B C H W], uint8 or float in 0..1, of any size -> embeddings [B D] of the network of `made`.
 
-    Raises ConfigError where that cannot take pictures of its size or gives no [B D].
+    `derived` names the trunk's buffers that its library computes and does not save (positions, indices): here a
+    state holds every tensor, and files of weights need not have them. Raises ConfigError where the network cannot
+    take pictures of its size or gives no [B D].
     """
 
     mean: Tensor
@@ -141,6 +144,7 @@ class HubEncoder(nn.Module):
         super().__init__()
         self.trunk, self.name, self.channels, self.side = made.net, name, channels, made.input
         self.prefix, self.inside = made.prefix, made.inside
+        self.derived = keep_buffers(made.net)
         self.register_buffer("mean", torch.tensor(made.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(made.std).view(1, -1, 1, 1))
         # torch's own attention module calls a fused kernel.
@@ -237,6 +241,14 @@ def freeze_statistics(net: nn.Module) -> nn.Module:
     return net
 
 
+def keep_buffers(net: nn.Module) -> frozenset[str]:
+    """Let a state of `net` hold all its buffers; gives the names of those it would have left out."""
+    left_out = {k for k, _ in net.named_buffers()} - set(net.state_dict())
+    for module in net.modules():
+        module._non_persistent_buffers_set.clear()
+    return frozenset(left_out)
+
+
 def quiet(net: nn.Module) -> None:
     """Activations not in place and attention written out: both would break second derivatives."""
     for module in net.modules():
@@ -263,13 +275,25 @@ def _timm(timm: Any, name: str, options: Mapping[str, Any]) -> Trunk:
 
 
 def _openclip(open_clip: Any, name: str, options: Mapping[str, Any]) -> Trunk:
-    net = open_clip.create_model(name, pretrained=None).visual
+    with _unlogged():
+        net = open_clip.create_model(name, pretrained=None).visual
     size = getattr(net, "image_size", _INPUT)
     mean, std = getattr(net, "image_mean", None), getattr(net, "image_std", None)
     return Trunk(
         net, int(size if isinstance(size, int) else size[0]), tuple(mean or open_clip.OPENAI_DATASET_MEAN),
         tuple(std or open_clip.OPENAI_DATASET_STD), "visual.",
     )  # fmt: skip
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """open_clip tells the root logger that weights are missing, which also makes it print what all others say."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)
+    try:
+        yield
+    finally:
+        root.removeHandler(silent)
 
 
 def _hf(transformers: Any, name: str, options: Mapping[str, Any]) -> Trunk:
