@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from selftaught.core.errors import ConfigError
@@ -81,6 +82,12 @@ class DMSARegressor(RegressorMixin, BaseEstimator):
         self.components = components
         self.cv = cv
         self.random_state = random_state
+
+    def __sklearn_tags__(self) -> Tags:
+        """Rows may be sparse."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
     def fit(self, X: Any, y: Any, sample_domain: Any) -> Self:
         """Learns from rows X [n D] with values y [n]. Raises DomainDataError for data, ConfigError for options."""
@@ -160,6 +167,12 @@ class DMSAClassifier(ClassifierMixin, BaseEstimator):
         self.cv = cv
         self.random_state = random_state
 
+    def __sklearn_tags__(self) -> Tags:
+        """Rows may be sparse."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
     def fit(self, X: Any, y: Any, sample_domain: Any) -> Self:
         """Learns from rows X [n D] with labels y [n]. Raises DomainDataError for data, ConfigError for options."""
         rows = checked_rows(self, X, first=True)
@@ -206,7 +219,8 @@ class DMSAClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The class [n] of the largest probability."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        best = self.predict_proba(X).argmax(1)
+        return self.classes_[best]
 
     def with_z(self, z: Any) -> Self:
         """A copy with the same predictors and weights under another `z`; nothing is fitted again.

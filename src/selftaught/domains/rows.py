@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from selftaught.core.errors import ConfigError, DataError
 from selftaught.domains.program import Floats
@@ -18,9 +18,15 @@ class DomainDataError(DataError, ValueError):
 
 
 def checked_rows(estimator: Any, X: Any, *, first: bool) -> Any:
-    """X [n D] as float64, dense or CSR. Raises DomainDataError (NaN, another number of features, not 2-D)."""
+    """X [n D] as float64, dense or CSR. Raises DomainDataError (NaN, another number of features, not 2-D).
+
+    The `first` rows are those to learn from: a single one is refused, too.
+    """
+    least = 2 if first else 1
     try:
-        return validate_data(estimator, X, reset=first, accept_sparse="csr", dtype=np.float64)
+        return validate_data(
+            estimator, X, reset=first, accept_sparse="csr", dtype=np.float64, ensure_min_samples=least
+        )
     except ValueError as error:
         raise DomainDataError(str(error)) from error
 
@@ -59,9 +65,14 @@ def counted(domain: Integers, numbers: Sequence[int]) -> Integers:
 def source_labels(y: Any, domain: Integers, numbers: Sequence[int]) -> NDArray[Any]:
     """Labels of the sources' rows; those of targets are not looked at.
 
-    Raises DomainDataError where there are not as many as rows, or a source's are missing (None or NaN).
+    A column [n 1] is taken as [n], with scikit-learn's warning. Raises DomainDataError where there are none, not
+    as many as rows, or a source's are missing (None or NaN).
     """
+    if y is None:
+        raise DomainDataError("fitting requires y to be passed, but the target y is None")
     given = np.asarray(y)
+    if given.shape == (len(domain), 1):
+        given = column_or_1d(given, warn=True)
     if given.shape != domain.shape:
         raise DomainDataError(f"y must be a label for each of {len(domain)} rows, got shape {given.shape}")
     for k in numbers:
@@ -88,6 +99,8 @@ def numeric(y: NDArray[Any]) -> Floats:
 
 def classes_of(y: NDArray[Any], source: Integers, numbers: Sequence[int]) -> NDArray[Any]:
     """All labels of all sources in order. Raises DomainDataError for a continuous y or a source with one label."""
+    if y.dtype.kind == "f" and np.isinf(y).any():
+        raise DomainDataError("y cannot be classes: Input y contains infinity")
     try:
         check_classification_targets(y)
         found = np.unique(y)
