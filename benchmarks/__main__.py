@@ -8,8 +8,10 @@ import tyro
 
 from benchmarks.bad_days import BadDays
 from benchmarks.cifar import Cifar
+from benchmarks.compile import Compile
 from benchmarks.encoders import Encoders
 from benchmarks.episodes import Episodes
+from benchmarks.first_step import FirstStep
 from benchmarks.fuzz import Fuzz
 from benchmarks.implicit import Implicit
 from benchmarks.meta_step import MetaStep
@@ -18,6 +20,7 @@ from benchmarks.omniglot_best import OmniglotBest
 from benchmarks.pages import Pages
 from benchmarks.peers.listing import Peers
 from benchmarks.pipeline import Pipeline
+from benchmarks.prefetch import Prefetch
 from benchmarks.ssl_step import SslStep
 from benchmarks.stream import Stream
 
@@ -31,8 +34,10 @@ class Benchmark(Protocol):
 BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "bad_days": BadDays,
     "cifar": Cifar,
+    "compile": Compile,
     "encoders": Encoders,
     "episodes": Episodes,
+    "first_step": FirstStep,
     "fuzz": Fuzz,
     "implicit": Implicit,
     "meta_step": MetaStep,
@@ -41,6 +46,7 @@ BENCHMARKS: Mapping[str, type[Benchmark]] = {
     "pages": Pages,
     "peers": Peers,
     "pipeline": Pipeline,
+    "prefetch": Prefetch,
     "ssl_step": SslStep,
     "stream": Stream,
 }

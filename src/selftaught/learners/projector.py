@@ -120,7 +120,8 @@ def projector_of(net: nn.Module) -> Projector | None:
     own = net.get_submodule("projector")
     if type(own) is not MLP or any(m._forward_hooks or m._forward_pre_hooks for m in own.modules()):
         return None
-    linear, between = own.layers[::2], own.layers[1::2]
+    layers = list(own.layers.children())
+    linear, between = layers[::2], layers[1::2]
     if not all(type(m) is nn.Linear and m.bias is not None for m in linear):
         return None
     if len(between) != len(linear) - 1 or not all(type(m) is nn.ReLU for m in between):
