@@ -6,7 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.stream import Stream, lines, trained, write
+from benchmarks.stream import Stream, lines, trained, watched, write
+from benchmarks.stream_shards import decoded, write_shards
+
+from benchmarks import stream_shards
+from selftaught.artifacts.files import read_json
+from selftaught.data.shards import read_shards
 
 
 def test_the_set_is_written_whole_and_is_the_same_each_time(tmp_path: Path) -> None:
@@ -21,6 +26,39 @@ def test_training_reads_the_part_it_is_given(tmp_path: Path) -> None:
     write(tmp_path / "set.npy", 12, 16)
     row = trained(tmp_path / "set.npy", 8, Stream(pictures=12, size=16, steps=2, batch=4))
     assert row["pictures"] == 8 and row["set, MB"] == 8 * 256 / 1e6 and row["steps a second"] > 0
+
+
+def test_shards_hold_what_the_reader_gives_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_shards, "CHUNK", 5)
+    write_shards(tmp_path / "set", 12, 16)
+    assert [p.name for p in sorted((tmp_path / "set").iterdir())] == ["00000.tar", "00001.tar", "00002.tar"]
+    read = read_shards(tmp_path / "set", size=16, channels=1, labelled=True)
+    assert read.names[:2] == ("00000.tar/0000000.jpg", "00000.tar/0000001.png") and len(read) == 12
+    assert read.y is not None and read.y.tolist() == [*range(12)] and float(read.x.float().std()) > 20
+    row = decoded(tmp_path / "set", 12, Stream(shards=12, size=16, steps=2, batch=4))
+    assert row["pictures"] == 12 and row["decoded, MB"] == 12 * 256 / 1e6
+    assert row["pictures decoded a processor second"] > 0 and row["steps a processor second"] > 0
+    assert sorted(p.suffix for p in (tmp_path / "set/cache").iterdir()) == [".json", ".npy", ".tsv"]
+
+
+def test_both_outcomes_stand_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"pictures": 3, "own memory at most, MB": 1.0}]
+    monkeypatch.setattr(stream_shards, "from_shards", lambda asked: rows)
+    monkeypatch.setattr(Stream, "from_map", lambda asked: rows)
+    out = tmp_path / "stream.json"
+    Stream(shards=30, steps=7, out=out).run()
+    Stream(pictures=300, out=out).run()
+    Stream(shards=40, out=out).run()
+    found = read_json(out)
+    assert found["command"] == "python -m benchmarks stream --pictures 300" and found["rows"] == rows
+    assert found["shards"]["command"] == "python -m benchmarks stream --shards 40"
+    assert found["shards"]["options"] == {"shards": 40, "size": 32, "steps": 200, "batch": 64, "threads": 1}
+
+
+def test_the_highest_memory_is_seen_while_it_is_held() -> None:
+    with watched(0.001) as seen:
+        pass
+    assert len(seen) >= 2
 
 
 _HELD_AND_MAPPED = """
@@ -53,3 +91,7 @@ def test_the_table_shows_growth_over_the_smallest() -> None:
     head, _, *body = lines(rows)
     assert head.endswith("| more than the smallest, MB |")
     assert body == ["| 100 | 200 | 0.0 |", "| 10,000 | 212 | 12.5 |"]
+    phases = [
+        {"at most while decoding, MB": a, "at most while training, MB": b} for a, b in ((5.0, 9.0), (7.0, 8.0))
+    ]
+    assert lines(phases)[-1] == "| 7.0 | 8.0 | -1.0 |"
