@@ -40,7 +40,8 @@ class Net(nn.Module):
 class Attention(nn.Module):
     """One layer of torch's own attention over 4 x 4 patches: [B 3 16 16] -> [B 8].
 
-    Places are a buffer that it does not save, as in networks of timm and transformers.
+    The numbers of places are a buffer that it does not save, and places an embedding, as in networks of
+    transformers.
     """
 
     places: Tensor
@@ -49,12 +50,13 @@ class Attention(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 4, stride=4)
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.register_buffer("places", torch.arange(16.0).view(-1, 1) / 16, persistent=False)
+        self.where = nn.Embedding(16, 8)
+        self.register_buffer("places", torch.arange(16), persistent=False)
         self.image_size = (16, 16)
         self.image_mean, self.image_std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = self.conv(x).flatten(2).mT + self.places
+        tokens = self.conv(x).flatten(2).mT + self.where(self.places)
         return self.attention(tokens, tokens, tokens, need_weights=False)[0].mean(1)
 
 

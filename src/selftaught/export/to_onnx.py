@@ -3,10 +3,11 @@
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,6 +19,7 @@ from selftaught.export.to_torch import traced
 
 _NEEDED = ("onnx", "onnxruntime", "onnxscript")
 FILE = "model.onnx"
+_OUT = "selftaught."
 _TALKATIVE = {
     "torch.onnx._internal.exporter._registration": logging.ERROR,
     "onnxscript": logging.WARNING,
@@ -44,16 +46,28 @@ def export_onnx(what: Exportable, out: Path) -> float:
 def _graph(what: Exportable) -> bytes:
     with _quiet():
         made = torch.onnx.export(
-            traced(what), dynamo=True, input_names=["pictures"], output_names=list(what.outputs), verbose=False
-        )
+            traced(what), dynamo=True, input_names=["pictures"],
+            output_names=[_OUT + name for name in what.outputs], verbose=False,
+        )  # fmt: skip
     assert made is not None
     proto = made.model_proto
     graph = proto.graph
+    _name_outputs(graph, what.outputs)
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
         del part.metadata_props[:]  # the exporter's notes name the folders of this machine
     if what.head is not None:
         proto.metadata_props.add(key="classes", value=json.dumps(what.head.classes, ensure_ascii=False))
     return proto.SerializeToString()
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Outputs as they shall be called; values inside may have these names already, as of torch's `embedding`."""
+    new = {name: f"{name}.inside" for name in names} | {_OUT + name: name for name in names}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            values[:] = [new.get(value, value) for value in values]
+    for value in (*graph.output, *graph.value_info, *graph.initializer):
+        value.name = new.get(value.name, value.name)
 
 
 def runner(content: bytes) -> Runner:
