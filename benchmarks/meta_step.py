@@ -12,7 +12,7 @@ from benchmarks.variants import GROUPS, Group, Shape
 from selftaught.artifacts.files import write_json, write_text
 
 RESULTS, FIGURES = Path("benchmarks/results"), Path("docs/figures")
-Curved = Literal["tasks", "size", "steps"]
+Curved = Literal["tasks", "size", "steps", "shots"]
 
 
 @final
@@ -38,11 +38,14 @@ class MetaStep:
     threads: int = 1
     """With peers: threads of every program."""
     curves: tuple[Curved, ...] = ()
-    """With peers: also the cost against the number of tasks, the size of the pictures, the inner steps."""
+    """With peers: also the cost against the number of tasks, the size of the pictures, the inner steps, the shots;
+    the last value over the first is printed for time and memory."""
     tasks: tuple[int, ...] = (4, 16, 64)
     """Numbers of tasks of that curve."""
     sizes: tuple[int, ...] = (28, 42, 84)
     """Sizes of that curve in pixels."""
+    shots: tuple[int, ...] = (1, 5)
+    """Support pictures a class of that curve."""
     only: tuple[str, ...] = ()
     """With peers: some of our own implementations, by their names in the table; all where not given."""
     out: Path | None = None
@@ -70,7 +73,7 @@ class MetaStep:
             found.append(run(contest))
             print("\n".join(table(found[-1])), flush=True)
             if self.curves:
-                values = {"tasks": self.tasks, "size": self.sizes, "steps": (1, 5, 10, 20)}
+                values = {"tasks": self.tasks, "size": self.sizes, "steps": (1, 5, 10, 20), "shots": self.shots}
                 drawn = list(curves(contest, self.curves, values))
         content = {
             "command": "python -m benchmarks meta_step " + shlex.join(self._options()),
@@ -120,6 +123,7 @@ class MetaStep:
         if self.curves:
             out += ["--curves", *self.curves]
             out += ["--tasks", *map(str, self.tasks), "--sizes", *map(str, self.sizes)]
+            out += ["--shots", *map(str, self.shots)]
         return [*out, "--only", *self.only] if self.only else out
 
 

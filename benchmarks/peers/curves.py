@@ -7,7 +7,12 @@ from typing import Any
 from benchmarks.drawing import Curve, Panel, Row, draw
 from benchmarks.peers.meta import Contest, run, table
 
-BELOW = {"tasks": "tasks in a meta-batch", "size": "height and width in pixels", "steps": "inner steps"}
+BELOW = {
+    "tasks": "tasks in a meta-batch",
+    "size": "height and width in pixels",
+    "steps": "inner steps",
+    "shots": "support pictures a class",
+}
 
 
 def curves(contest: Contest, axes: Sequence[str], over: Mapping[str, Sequence[int]]) -> Iterator[dict[str, Any]]:
@@ -17,7 +22,28 @@ def curves(contest: Contest, axes: Sequence[str], over: Mapping[str, Sequence[in
         for value in over[axis]:
             found.append(run(at(contest, axis, value)))
             print("\n".join(table(found[-1])), flush=True)
-        yield {"axis": axis, "values": list(over[axis]), "contests": found}
+        grown = growth(found)
+        print("\n".join(growth_lines(axis, over[axis], grown)), flush=True)
+        yield {"axis": axis, "values": list(over[axis]), "contests": found, "growth": grown}
+
+
+def growth(contests: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """For each variant that lived through both: time and peak memory at the last value over those at the first."""
+    first, last = ({r["variant"]: r for r in contests[i]["rows"]} for i in (0, -1))
+    return {
+        name: {key: round(last[name][key] / row[key], 3) for key in ("wall_s", "cpu_s", "peak_mib") if row[key]}
+        for name, row in first.items()
+        if name in last
+    }
+
+
+def growth_lines(axis: str, values: Sequence[int], grown: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lines of text, one for each variant."""
+    out = [f"{BELOW[axis]}, {values[-1]} over {values[0]}:" + " " * 8 + "wall      cpu   memory"]
+    for name, row in grown.items():
+        cells = (f"{row[key]:9.2f}" if key in row else f"{'-':>9}" for key in ("wall_s", "cpu_s", "peak_mib"))
+        out.append(f"{name:30}" + "".join(cells))
+    return [*out, ""]
 
 
 def at(contest: Contest, axis: str, value: int) -> Contest:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from benchmarks.__main__ import main
 from benchmarks.peers import environments, own
-from benchmarks.peers.curves import at, curves, figure_of
+from benchmarks.peers.curves import at, curves, figure_of, growth, growth_lines
 from benchmarks.peers.environments import PEERS, REFUSED, Failure, last_error, reason
 from benchmarks.peers.flops import backward_too, convolutions, forward, meta_step
 from benchmarks.peers.meta import (
@@ -234,10 +234,25 @@ def test_curves_are_drawn(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setattr("benchmarks.peers.curves.run", fake)
     found = list(curves(CONTEST, ("tasks", "steps"), {"tasks": (4, 16), "steps": (1, 5)}))
     assert [c.shape.tasks for c in asked] == [4, 16, 2, 2] and [c.steps for c in asked] == [2, 2, 1, 5]
+    assert found[0]["growth"]["ours"]["peak_mib"] == 1 and at(CONTEST, "shots", 5).shape.shots == 5
     assert at(CONTEST, "size", 84).shape == replace(SMALL, size=84) and "learn2learn" in capsys.readouterr().out
     drawn = figure_of({"curves": found, "command": "c", "environment": {"threads": 1, "torch": "2"}})
     labels = "".join(ElementTree.fromstring(drawn).itertext())
     assert "tasks in a meta-batch" in labels and "inner steps" in labels and "ours" in labels
+
+
+def test_growth_is_the_last_value_over_the_first() -> None:
+    """Per variant; one that died on the way is left out."""
+    few, many = content(), content()
+    for row, peak, wall in zip(many["rows"], (300.0, 51.0), (16.0, 4.0), strict=True):
+        row |= {"peak_mib": peak, "wall_s": wall}
+    grown = growth([few, content(), many])
+    assert grown["learn2learn"] == {"wall_s": 8.0, "cpu_s": 1.0, "peak_mib": 3.0}
+    assert grown["ours"]["peak_mib"] == 1.02 and grown["ours"]["wall_s"] == 4.0
+    many["rows"].pop()
+    assert list(growth([few, many])) == ["learn2learn"]
+    printed = growth_lines("tasks", (4, 64), grown)
+    assert "64 over 4" in printed[0] and printed[2].split() == ["ours", "4.00", "1.00", "1.02"]
 
 
 def here(programs: dict[str, Program], work: Work, **given: Any) -> Comparison:
