@@ -12,7 +12,8 @@ from hub_fakes import Attention, Net, NormAct, Tokens, fake_open_clip, fake_timm
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import apply_update, buffers_of, params_of
 from selftaught.nets import build_encoder
-from selftaught.nets.hub import FrozenNorm, HubEncoder, freeze_statistics, version_of
+from selftaught.nets.frozen import FrozenNorm, freeze_statistics
+from selftaught.nets.hub import HubEncoder, version_of
 
 HF = {"model_type": "vit", "hidden_size": 8}
 

@@ -8,12 +8,14 @@
     hf:FOLDER                    config.json and model.safetensors as transformers saves them
     path:FOLDER_OR_FILE          a run or model of ours, a folder of timm or transformers, or a safetensors file
                                  whose metadata say "encoder"
+    ...+lora8                    any of another library: it stays as it is, and adapters of rank 8 are trained
 
 A run writes down name, library with version, file and its SHA-256; a trained model needs the file no longer.
 Pickled weights are refused by their names and never opened.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +30,7 @@ from selftaught.nets.hub import HubEncoder, check_name, current_names, divided_n
 
 PICKLED = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".tar", ".npy", ".joblib")
 WEIGHTS = "model.safetensors"
+_ADAPTED = re.compile(r"(.*)\+lora(\d+)")
 TRUNK_SHARE = 0.1
 """A trunk that comes with weights learns at this share of the rate, where no rate is given for it: our choice."""
 
@@ -48,8 +51,8 @@ class Chosen:
 
     @property
     def trained(self) -> bool:
-        """Whether it begins with another library's weights."""
-        return self.options.get("weights", "random") != "random"
+        """Whether another library's weights are trained themselves; adapters begin at nothing, as heads do."""
+        return self.options.get("weights", "random") != "random" and not self.options.get("adapter_rank")
 
 
 def chosen_encoder(encoder: str, options: Mapping[str, Any]) -> Chosen:
@@ -58,7 +61,12 @@ def chosen_encoder(encoder: str, options: Mapping[str, Any]) -> Chosen:
     Raises ConfigError for unknown kinds and names, missing libraries and pickled files, RunError for files that
     are missing or broken.
     """
+    if asked := _ADAPTED.fullmatch(encoder):
+        encoder, options = asked[1], {**options, "adapter_rank": int(asked[2])}
+        if not int(asked[2]):
+            raise ConfigError("the rank of adapters is at least 1: +lora1, +lora8")
     if not is_hub(encoder):
+        _refuse_adapters(encoder, options)
         return Chosen(encoder, dict(options))
     name, _, source = encoder.partition("=")
     if name.startswith("path:"):
@@ -130,7 +138,10 @@ def _from_path(path: Path, options: Mapping[str, Any]) -> Chosen:
     content = read_json(path / "config.json")
     inner = content.get("config", content)
     if isinstance(inner, dict) and "method" in inner and "encoder" in inner:
-        return Chosen(str(inner["encoder"]), {**inner.get("options", {}), **options}, path)
+        named, own = str(inner["encoder"]), inner.get("options", {})
+        if options.get("adapter_rank", own.get("adapter_rank")) != own.get("adapter_rank"):
+            _refuse_adapters(str(path), options)
+        return Chosen(named, {**own, **options}, path)
     if "architecture" in content:
         cfg = content.get("pretrained_cfg", {})
         made: dict[str, Any] = {k: list(cfg[k]) for k in ("mean", "std") if k in cfg}
@@ -225,6 +236,14 @@ def _weights_in(folder: Path) -> Path:
     for path in sorted(folder.iterdir()):
         _refuse_pickles(path)
     raise RunError(f"{folder / WEIGHTS} is missing")
+
+
+def _refuse_adapters(where: str, options: Mapping[str, Any]) -> None:
+    if options.get("adapter_rank"):
+        raise ConfigError(
+            f"{where} cannot have adapters: they go with the weights of another library, for example "
+            f"--encoder timm:NAME=FILE.safetensors+lora{options['adapter_rank']}"
+        )
 
 
 def _refuse_pickles(path: Path) -> None:

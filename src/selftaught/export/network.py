@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from selftaught.core.errors import ConfigError
+from selftaught.nets.hub import HubEncoder
 
 
 @final
@@ -93,13 +94,22 @@ def reference(what: Exportable) -> Network:
     return Network(what.encoder, what.channels, what.head).eval()
 
 
+def plain(encoder: nn.Module) -> nn.Module:
+    """A copy whose weights hold what low-rank adapters learned, where there are any."""
+    made = copy.deepcopy(encoder)
+    if isinstance(made, HubEncoder):
+        made.merge()
+    return made
+
+
 def traceable(what: Exportable) -> Network:
     """The same on a copy whose operations do not depend on this machine.
 
     Our encoders choose memory layout and algorithm by the processor (channels-last, Winograd's convolution in
-    blocks of pictures); a graph wants the plain operations and any number of pictures.
+    blocks of pictures); a graph wants the plain operations and any number of pictures. Adapters become part of
+    the weights.
     """
-    encoder = copy.deepcopy(what.encoder)
+    encoder = plain(what.encoder)
     for module in encoder.modules():
         if getattr(module, "channels_last", False) is True:
             module.channels_last = False  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from selftaught.artifacts.tensors import load_tensors, save_tensors
 from selftaught.core.errors import ConfigError, RunError
 from selftaught.export.checking import difference, torch_runner
 from selftaught.export.folder import refuse_existing, write_folder
-from selftaught.export.network import Exportable, LinearHead, Network
+from selftaught.export.network import Exportable, LinearHead, Network, plain
 from selftaught.nets import build_encoder
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
@@ -73,7 +73,7 @@ def export_hub(what: Exportable, out: Path) -> float:
         "temperature": 1.0 if what.head is None else what.head.temperature,
     }
     network = HubNetwork(**config)
-    network.network = Network(what.encoder, what.channels, what.head)
+    network.network = Network(plain(what.encoder), what.channels, what.head)
     found = [0.0]
 
     def fill(folder: Path) -> None:

@@ -21,13 +21,15 @@ from typing import Any, Literal, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from selftaught.core.errors import ConfigError
 from selftaught.core.functional import to_float
 from selftaught.core.types import Params
+from selftaught.nets.adapters import Adapters
+from selftaught.nets.frozen import freeze_statistics
 
 TrunkNorm = Literal["frozen", "batch"]
 """`frozen`: batch normalisation with the statistics it came with, scale and shift still trained. `batch`: as in
@@ -106,8 +108,9 @@ def build_hub(name: str, channels: int, **options: Any) -> "HubEncoder":
     """An encoder with fresh numbers for pictures of 1 or 3 channels, from torch's global generator.
 
     `options`: `input` pixels square to resize to (default: the network's own), `norm` (TrunkNorm), `mean` and
-    `std`; `pool` ("pooler", "first" or "mean" of the tokens) and `config` for transformers. `library`, `weights`
-    and `sha256` are a record of where a run began and change nothing here. Raises ConfigError.
+    `std`; `pool` ("pooler", "first" or "mean" of the tokens) and `config` for transformers; `adapter_rank` above
+    0 freezes the network and trains low-rank adapters (`nets.adapters`) instead. `library`, `weights` and
+    `sha256` are a record of where a run began and change nothing here. Raises ConfigError.
     """
     if unknown := sorted(set(options) - _OPTIONS):
         raise ConfigError(
@@ -122,10 +125,12 @@ def build_hub(name: str, channels: int, **options: Any) -> "HubEncoder":
     quiet(trunk.net)
     given = {k: options[k] for k in ("input", "mean", "std") if options.get(k) is not None}
     net = freeze_statistics(trunk.net) if norm == "frozen" else trunk.net
-    return HubEncoder(replace(trunk, net=net, **given), name, channels)
+    return HubEncoder(replace(trunk, net=net, **given), name, channels, options.get("adapter_rank", 0))
 
 
-_OPTIONS = frozenset({"input", "norm", "mean", "std", "pool", "config", "library", "weights", "sha256"})
+_OPTIONS = frozenset(
+    {"input", "norm", "mean", "std", "pool", "config", "adapter_rank", "library", "weights", "sha256"}
+)
 
 
 @final
@@ -140,16 +145,19 @@ class HubEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, made: Trunk, name: str, channels: int) -> None:
+    def __init__(self, made: Trunk, name: str, channels: int, adapter_rank: int = 0) -> None:
         super().__init__()
         self.trunk, self.name, self.channels, self.side = made.net, name, channels, made.input
         self.prefix, self.inside = made.prefix, made.inside
         self.derived = keep_buffers(made.net)
         self.register_buffer("mean", torch.tensor(made.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(made.std).view(1, -1, 1, 1))
-        # torch's own attention module calls a fused kernel.
+        # torch's own attention module calls fused kernels.
         self.fused = any(isinstance(m, nn.MultiheadAttention) for m in made.net.modules())
+        self.adapters: Adapters | None = None
         self.width = self._width()
+        if adapter_rank:
+            self.adapters = Adapters(made.net, adapter_rank)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D"]:
         if x.ndim != 4 or x.shape[1] != self.channels:
@@ -159,8 +167,19 @@ class HubEncoder(nn.Module):
         if (height, width) != (self.side, self.side):
             shrinks = max(height, width) > self.side
             x = F.interpolate(x, (self.side, self.side), mode="bilinear", align_corners=False, antialias=shrinks)
-        with sdpa_kernel(SDPBackend.MATH) if self.fused else nullcontext():
-            return _flat(self.trunk((x - self.mean) / self.std))
+        with _written_out() if self.fused else nullcontext():
+            return _flat(self._through((x - self.mean) / self.std))
+
+    def _through(self, x: Tensor) -> Any:
+        if self.adapters is None:
+            return self.trunk(x)
+        return functional_call(self.trunk, self.adapters.weights(self.trunk), (x,))
+
+    def merge(self) -> None:
+        """Add what adapters learned to the weights, in place, and drop them: the same network, and a plain one."""
+        if self.adapters is not None:
+            self.adapters.merge_into(self.trunk)
+            self.adapters = None
 
     def lower(self, x: Tensor) -> Tensor:
         """Raises ConfigError: nothing says where the last block of another library's network begins."""
@@ -192,53 +211,6 @@ def _flat(z: Any) -> Any:
     if isinstance(z, Tensor) and z.ndim == 4:
         return z.mean((2, 3))
     return z.mean(1) if isinstance(z, Tensor) and z.ndim == 3 else z
-
-
-@final
-class FrozenNorm(nn.Module):
-    """Batch normalisation by the statistics it came with: a scale and a shift per channel, both still trained.
-
-    Names of tensors are those of the module it stands for, whose parts (timm joins an activation to it) run after
-    it. No statistic moves, so tasks may run batched and every derivative is that of a product and a sum.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, norm: _BatchNorm) -> None:
-        super().__init__()
-        if norm.running_mean is None or norm.running_var is None:
-            raise ConfigError(
-                "a batch normalisation without running statistics cannot be frozen: use norm='batch'"
-            )
-        self.eps, self.num_features = norm.eps, norm.num_features
-        for name, tensor in norm.named_parameters(recurse=False):
-            self.register_parameter(name, nn.Parameter(tensor.detach().clone()))
-        for name, statistic in norm.named_buffers(recurse=False):
-            self.register_buffer(name, statistic.detach().clone())
-        for name, module in norm.named_children():
-            self.add_module(name, module)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = getattr(self, "weight", None), getattr(self, "bias", None)
-        scale: Tensor = torch.rsqrt(self.running_var + self.eps)
-        scale = scale if weight is None else scale * weight
-        shift = -self.running_mean * scale
-        shift = shift if bias is None else shift + bias
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        x = x * scale.view(shape) + shift.view(shape)
-        for module in self.children():
-            x = module(x)
-        return x
-
-
-def freeze_statistics(net: nn.Module) -> nn.Module:
-    """`net` with every batch normalisation replaced by a `FrozenNorm` of the same tensors."""
-    if isinstance(net, _BatchNorm):
-        return FrozenNorm(net)
-    for name, child in list(net.named_children()):
-        setattr(net, name, freeze_statistics(child))
-    return net
 
 
 def keep_buffers(net: nn.Module) -> frozenset[str]:
@@ -283,6 +255,18 @@ def _openclip(open_clip: Any, name: str, options: Mapping[str, Any]) -> Trunk:
         net, int(size if isinstance(size, int) else size[0]), tuple(mean or open_clip.OPENAI_DATASET_MEAN),
         tuple(std or open_clip.OPENAI_DATASET_STD), "visual.",
     )  # fmt: skip
+
+
+@contextmanager
+def _written_out() -> Iterator[None]:
+    """torch's own attention without fused kernels, which have no second derivative or no batched form."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextmanager
