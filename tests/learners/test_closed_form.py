@@ -138,6 +138,19 @@ def test_pieces_of_the_stem_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
     close(p.form().curvature(tape, p.along), product)
 
 
+@pytest.mark.parametrize("pictures", [1, 2, 4])
+def test_parts_of_a_batch_are_the_whole(pictures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    p = Problem(3, 36)
+    product = p.form().curvature(p.form().slope(p.weights)[1], p.along)
+    monkeypatch.setattr("selftaught.nets.conv4_calculus._PART", pictures * 36 * 36)
+    form = p.form()
+    assert [part.size[0] for part in form.encoder.patches] == {1: [1] * 6, 2: [2, 2, 2], 4: [3, 3]}[pictures]
+    slope, tape = form.slope(p.weights)
+    close(slope, torch.func.grad(p.loss)(p.weights))
+    close(form.slope(p.weights, keep=False)[0], slope)
+    close(form.curvature(tape, p.along), product)
+
+
 def test_weights_and_pictures_keep_their_numbers() -> None:
     p = Problem()
     weights, x = {k: v.clone() for k, v in p.weights.items()}, p.x.clone()
@@ -187,7 +200,7 @@ def test_estimate_of_a_tape_is_near_its_bytes() -> None:
     form = closed_form(net, torch.rand(25, 1, 28, 28), torch.arange(5).repeat(5))
     slope, tape = form.slope(spread_head(params_of(net), 5))
     held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(tape)}
-    mine = {v.data_ptr() for v in slope.values()} | {form.encoder.patches.columns.data_ptr()}
+    mine = {v.data_ptr() for v in slope.values()} | {p.columns.data_ptr() for p in form.encoder.patches}
     total = sum(n for place, n in held.items() if place not in mine) / 2**20
     assert 0.7 < form.tape_mib / total < 1.3
 

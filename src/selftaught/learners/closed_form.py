@@ -21,7 +21,7 @@ from selftaught.core.types import Params
 from selftaught.nets.conv4 import Conv4
 from selftaught.nets.conv4_calculus import (
     Dot,
-    Slope,
+    Maps,
     block_dot,
     block_dot_back,
     patches,
@@ -32,6 +32,8 @@ from selftaught.nets.conv4_closed import (
     DEPTH,
     ClosedEncoder,
     Encoded,
+    Slopes,
+    added,
     block_of,
     conv_name,
     features_in_closed_form,
@@ -49,8 +51,7 @@ class Tape:
     loss: Tensor
     logits: Tensor
     encoded: Encoded
-    slopes: list[Slope]
-    dz: list[Tensor]
+    slopes: Slopes
     head: Tensor
     p: Tensor
     d_logits: Tensor
@@ -70,15 +71,17 @@ class ClosedForm:
     @property
     def tape_mib(self) -> float:
         """From the shapes: 20 bytes a pooled position in the stem, 52 in a block (float32)."""
-        pictures, high, wide = self.encoder.patches.size
-        positions, total = self.width * pictures, 0
+        parts = [p.size for p in self.encoder.patches]
+        _, high, wide = parts[0]
+        positions, total = self.width * sum(pictures for pictures, _, _ in parts), 0
         for i in range(DEPTH):
             high, wide = high // 2, wide // 2
             total += positions * high * wide * (52 if i else 20)
         return total / 2**20
 
-    def slope(self, weights: Params) -> tuple[Params, Tape]:
-        """The gradient under the names of `weights`, and the tape of the pass."""
+    def slope(self, weights: Params, keep: bool = True) -> tuple[Params, Tape]:
+        """The gradient under the names of `weights`, and the tape of the pass; unless it is to be kept, some of it
+        is missing and no product can be taken."""
         e = self.encoder.forward(weights)
         f, head = e.features, weights["head.weight"]
         logits = torch.addmm(weights["head.bias"], f, head.t())
@@ -86,29 +89,35 @@ class ClosedForm:
         d_logits = p.clone()
         d_logits[torch.arange(len(p), device=p.device), self.y] -= 1
         d_logits /= len(p)
-        found, slopes, dz = self.encoder.backward(e, d_logits @ head)
+        found, slopes = self.encoder.backward(e, d_logits @ head, keep)
         found |= {"head.weight": d_logits.t() @ f, "head.bias": d_logits.sum(0)}
         loss = F.cross_entropy(logits, self.y)
-        return {k: found[k] for k in weights}, Tape(loss, logits, e, slopes, dz, head, p, d_logits)
+        return {k: found[k] for k in weights}, Tape(loss, logits, e, slopes, head, p, d_logits)
 
     def curvature(self, tape: Tape, along: Params) -> Params:
         """Hessian at the tape's weights times `along`."""
-        e = tape.encoded
+        e, slopes = tape.encoded, tape.slopes
         w = laid_out(flipped(along, e.signs))
-        dots = [stem_dot(e.stem, *block_of(w, 0))]
-        directions: list[tuple[Tensor, Tensor, Tensor]] = []
-        for i in range(1, DEPTH):
-            x, own = dots[-1].out, block_of(w, i)
-            z, dot = block_dot(e.blocks[i - 1], x, *own)
+        first = [stem_dot(k, *block_of(w, 0)) for k in e.stem]
+        dots: list[Dot] = []
+        directions: list[tuple[Maps, Tensor, Maps]] = []
+        x = tuple(dot.out for dot in first)
+        for i, k in enumerate(e.blocks, 1):
+            own = block_of(w, i)
+            z, dot = block_dot(k, x, *own)
             dots.append(dot)
             directions.append((x, own[0], z))
-        back, found = self._head_dot(tape, w, dots[-1])
-        for i in reversed(range(1, DEPTH)):
-            here, slope, dz = e.blocks[i - 1], tape.slopes[i], tape.dz[i - 1]
-            s, dw, back = block_dot_back(here, slope, dz, directions[i - 1], dots[i], back)
-            found |= named(i, dw, s)
-        s, dw = stem_dot_back(e.stem, tape.slopes[0], w[conv_name(0)], dots[0], back)
-        found = flipped(found | named(0, dw, s), e.signs)
+            x = (dot.out,)
+        last, found = self._head_dot(tape, w, dots[-1])
+        back: Maps = (last,)
+        for i in reversed(range(DEPTH - 1)):
+            s, dw, back = block_dot_back(
+                e.blocks[i], slopes.blocks[i], slopes.dz[i], directions[i], dots[i], back[0]
+            )
+            found |= named(i + 1, dw, s)
+        parts = zip(e.stem, slopes.stem, first, back, strict=True)
+        stems = [stem_dot_back(k, slope, w[conv_name(0)], dot, d) for k, slope, dot, d in parts]
+        found = flipped(found | added([named(0, dw, s) for s, dw in stems]), e.signs)
         return {k: found[k] for k in along}
 
     def _head_dot(self, tape: Tape, w: Params, dot: Dot) -> tuple[Tensor, Params]:
@@ -174,7 +183,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, form: ClosedForm, names: list[str], *weights: Tensor) -> Any:
-        found, tape = form.slope(dict(zip(names, weights, strict=True)))
+        found, tape = form.slope(dict(zip(names, weights, strict=True)), keep=False)
         ctx.save_for_backward(*found.values())
         ctx.mark_non_differentiable(tape.logits)
         return tape.loss, tape.logits

@@ -16,16 +16,25 @@ and the covariance of x's 3x3 patches, V = cov(patch): m = w mean, v = w V w^T, 
 correlate(x, u (z - m) + c) = M (u w V + c mean); z itself is made piece by piece and forgotten.
 
 What belongs to a channel has the shape [1 C 1 1] throughout, pooled maps are [B C h w], and all maps lie in
-channels-last memory. Our derivation; tests hold it against autograd and finite differences in float64.
+channels-last memory. A large batch goes through the stem and the convolution after it in parts, since the C
+library maps blocks of more than 32 MiB anew each time: every line of the stem is a sum over positions, so what its
+parts give is added, and a block's x, z and dz are tuples of maps, one for each part. Our derivation; tests hold it
+against autograd and finite differences in float64.
 """
 
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_OVER = (0, 2, 3)
+Maps = tuple[Tensor, ...]
+"""A map [B C H W] in parts of some pictures each."""
+
+_PART = 2**17
+"""Positions of pictures in one part: 8 MiB of the stem's pooled map for 64 filters in float32."""
 _PIECE = 2**18
 """Numbers of a feature map of the stem alive at once: what the cache of one core holds."""
 
@@ -33,18 +42,15 @@ _PIECE = 2**18
 @dataclass(frozen=True)
 class Patches:
     """Pictures [B C H W] as the stem reads them: 3x3 patches of the zero-padded pictures less a constant, one
-    column [9C] for each of M positions, with their mean [9C] and covariance [9C 9C]; `shift` is the constant."""
+    column [9C] for each position. `mean` [9C], `covariance` [9C 9C] and `count`, M = B * H * W, are those of the
+    whole batch, of which these may be a part; `shift` is the constant."""
 
     columns: Tensor
     size: tuple[int, int, int]
     shift: Tensor
     mean: Tensor
     covariance: Tensor
-
-    @property
-    def count(self) -> int:
-        """M = B * H * W, positions of all pictures."""
-        return self.columns.shape[1]
+    count: int
 
 
 @dataclass(frozen=True)
@@ -94,17 +100,23 @@ class SlopeDot:
     c: Tensor
 
 
-def patches(x: Tensor) -> Patches:
+def patches(x: Tensor) -> tuple[Patches, ...]:
     """Of pictures [B C H W], moved to a mean of zero: normalisation forgets a constant, and sums of squares about
-    zero keep the digits of small variances. As columns, a pixel of all patches is a copy of whole lines."""
-    count, channels, height, width = x.shape
-    shift = x.mean()
+    zero keep the digits of small variances."""
+    count, shift = x.numel() // x.shape[1], x.mean()
+    found = [(_columns(part, shift), len(part)) for part in x.chunk(-(-count // _PART))]
+    mean = sum(columns.sum(1) for columns, _ in found) / count
+    square = sum(columns @ columns.t() for columns, _ in found) / count
+    height, width = x.shape[2:]
+    moments = torch.as_tensor(mean), torch.as_tensor(square - torch.outer(mean, mean))
+    return tuple(Patches(columns, (n, height, width), shift, *moments, count) for columns, n in found)
+
+
+def _columns(x: Tensor, shift: Tensor) -> Tensor:
+    """[9C M]: one pixel of all patches is a copy of whole lines."""
     padded = (F.pad(x, (1, 1, 1, 1)) - shift).transpose(0, 1)
-    lines = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-    columns = lines.reshape(9 * channels, -1)
-    mean = columns.mean(1)
-    covariance = columns @ columns.t() / columns.shape[1] - torch.outer(mean, mean)
-    return Patches(columns, (count, height, width), shift, mean, covariance)
+    lines = padded.unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return lines.permute(0, 2, 3, 1, 4, 5).reshape(9 * x.shape[1], -1)
 
 
 def normalise(
@@ -200,52 +212,89 @@ def stem_dot_back(k: Stem, slope: Slope, weight: Tensor, dot: Dot, d_out: Tensor
 class Block:
     """A later block at one set of weights."""
 
-    x: Tensor
+    x: Maps
     weight: Tensor
-    z: Tensor
+    z: Maps
     index: Tensor
     normed: Normed
 
 
-def block(x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Block:
+def block(x: Maps, weight: Tensor, gamma: Tensor, beta: Tensor, eps: float) -> Block:
     """[B C H W] -> `.normed.out` [B C_out H/2 W/2]."""
-    z = _conv(x, weight)
-    mean, variance = torch.batch_norm_update_stats(z, None, None, 0.0)
-    top, index = F.max_pool2d(z, 2, return_indices=True)
-    mean, variance = _of_channels(mean), _of_channels(variance)
-    return Block(x, weight, z, index, normalise(top, mean, variance, gamma, beta, eps, _positions(z)))
-
-
-def block_back(k: Block, d_out: Tensor) -> tuple[Slope, Tensor, Tensor, Tensor]:
-    """The slope, dz, dw and dx."""
-    n, slope = k.normed, normalise_back(k.normed, d_out)
-    dz = _spread(slope.pooled, k.index, k.z)
-    dz.addcmul_(k.z, slope.u).add_(slope.c - slope.u * n.mean)
-    dx, dw = _convolution_backward(dz, k.x, k.weight, [True, True, False])
-    return slope, dz, dw, dx
-
-
-def block_dot(k: Block, x: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Dot]:
-    """z' and the rest, along (x, weight, gamma, beta). Both terms of z' in one convolution."""
-    z = _conv(torch.cat([x, k.x], 1), torch.cat([k.weight, weight], 1))
+    z = tuple(_conv(part, weight) for part in x)
     count = _positions(z)
-    mean = _sum(z) / count
-    covariance = _sum(k.z * z) / count - k.normed.mean * mean
-    return z, normalise_dot(k.normed, _at(z, k.index), mean, covariance, gamma, beta)
+    mean, variance = _moments(z, count)
+    top, index = (
+        _joined(v) for v in zip(*(F.max_pool2d(part, 2, return_indices=True) for part in z), strict=True)
+    )
+    return Block(x, weight, z, index, normalise(top, mean, variance, gamma, beta, eps, count))
+
+
+def block_back(k: Block, d_out: Tensor, keep: bool) -> tuple[Slope, Maps, Tensor, Maps]:
+    """The slope, dz (empty if it is not to be kept), dw and dx."""
+    slope = normalise_back(k.normed, d_out)
+    still = slope.c - slope.u * k.normed.mean
+    kept, dw, dx = [], [], []
+    for x, z, pooled, index in _by_parts(k, slope.pooled):
+        dz = _spread(pooled, index, z).addcmul_(z, slope.u).add_(still)
+        found = _convolution_backward(dz, x, k.weight, [True, True, False])
+        dx.append(found[0])
+        dw.append(found[1])
+        kept += [dz] if keep else []
+    return slope, tuple(kept), total(dw), tuple(dx)
+
+
+def block_dot(k: Block, x: Maps, weight: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Maps, Dot]:
+    """z' and the rest, along (x, weight, gamma, beta). Both terms of z' in one convolution."""
+    both = torch.cat([k.weight, weight], 1)
+    z = tuple(_conv(torch.cat([a, b], 1), both) for a, b in zip(x, k.x, strict=True))
+    count = _positions(z)
+    mean = total([_sum(part) for part in z]) / count
+    product = total([_sum(a * b) for a, b in zip(k.z, z, strict=True)])
+    top = _joined([_at(part, index) for part, (*_, index) in zip(z, _by_parts(k, k.index), strict=True)])
+    return z, normalise_dot(k.normed, top, mean, product / count - k.normed.mean * mean, gamma, beta)
 
 
 def block_dot_back(
-    k: Block, slope: Slope, dz: Tensor, direction: tuple[Tensor, Tensor, Tensor], dot: Dot, d_out: Tensor
-) -> tuple[SlopeDot, Tensor, Tensor]:
+    k: Block, slope: Slope, dz: Maps, direction: tuple[Maps, Tensor, Maps], dot: Dot, d_out: Tensor
+) -> tuple[SlopeDot, Tensor, Maps]:
     """dw' and dx'; `direction` is (x', w', z'). Both terms of each in one convolution."""
-    x, weight, z = direction
+    xs, weight, zs = direction
     s = normalise_dot_back(k.normed, slope, dot, d_out)
-    dz_dot = _spread(s.pooled, k.index, k.z)
-    dz_dot.addcmul_(k.z, s.u).addcmul_(z, slope.u).add_(s.c - s.u * k.normed.mean - slope.u * dot.mean)
-    like, both = torch.cat([x, k.x]), torch.cat([dz_dot, dz], 1)
-    dw = _convolution_backward(torch.cat([dz, dz_dot]), like, k.weight, [False, True, False])[1]
-    dx = _convolution_backward(both, k.x, torch.cat([k.weight, weight]), [True, False, False])[0]
-    return s, dw, dx
+    still, weights = s.c - s.u * k.normed.mean - slope.u * dot.mean, torch.cat([k.weight, weight])
+    dw, dx = [], []
+    for (x, z, pooled, index), x_dot, z_dot, own in zip(_by_parts(k, s.pooled), xs, zs, dz, strict=True):
+        dz_dot = _spread(pooled, index, z).addcmul_(z, s.u).addcmul_(z_dot, slope.u).add_(still)
+        like, both = torch.cat([x_dot, x]), torch.cat([dz_dot, own], 1)
+        dw.append(_convolution_backward(torch.cat([own, dz_dot]), like, k.weight, [False, True, False])[1])
+        dx.append(_convolution_backward(both, x, weights, [True, False, False])[0])
+    return s, total(dw), tuple(dx)
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """Their sum; of one, itself."""
+    return functools.reduce(torch.add, parts)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def _by_parts(k: Block, pooled: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """x, z, and of every part what belongs to it of `pooled` and the indices."""
+    sizes = [len(z) for z in k.z]
+    return zip(k.x, k.z, pooled.split(sizes), k.index.split(sizes), strict=True)
+
+
+def _moments(z: Maps, count: int) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the whole from those of its parts."""
+    found = [torch.batch_norm_update_stats(part, None, None, 0.0) for part in z]
+    if len(z) == 1:
+        return _of_channels(found[0][0]), _of_channels(found[0][1])
+    shares = [_positions((part,)) / count for part in z]
+    mean = total([m * share for (m, _), share in zip(found, shares, strict=True)])
+    variance = total([(v + (m - mean).square()) * share for (m, v), share in zip(found, shares, strict=True)])
+    return _of_channels(mean), _of_channels(variance)
 
 
 def _of_channels(v: Tensor) -> Tensor:
@@ -256,8 +305,8 @@ def _sum(x: Tensor) -> Tensor:
     return x.sum((0, 2, 3), keepdim=True)
 
 
-def _positions(z: Tensor) -> int:
-    return z.shape[0] * z.shape[2] * z.shape[3]
+def _positions(z: Maps) -> int:
+    return sum(part.shape[0] * part.shape[2] * part.shape[3] for part in z)
 
 
 def _where_live(x: Tensor, n: Normed) -> Tensor:

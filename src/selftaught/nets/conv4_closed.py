@@ -17,6 +17,7 @@ from selftaught.core import sharing
 from selftaught.core.types import Params
 from selftaught.nets.conv4_calculus import (
     Block,
+    Maps,
     Normed,
     Patches,
     Slope,
@@ -26,6 +27,7 @@ from selftaught.nets.conv4_calculus import (
     patches,
     stem,
     stem_back,
+    total,
 )
 
 DEPTH = 4
@@ -33,19 +35,28 @@ DEPTH = 4
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder's forward pass leaves: features [B D] and every block."""
+    """What the encoder's forward pass leaves: features [B D], the stem of every part, and every block."""
 
     features: Tensor
-    stem: Stem
+    stem: list[Stem]
     blocks: list[Block]
     signs: dict[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """What the way back leaves for a Hessian-vector product; each part has a slope of the stem; blocks have dz."""
+
+    stem: list[Slope]
+    blocks: list[Slope]
+    dz: list[Maps]
 
 
 @dataclass(frozen=True)
 class ClosedEncoder:
     """Features of pictures as a function of named weights, normalised by their own batch."""
 
-    patches: Patches
+    patches: tuple[Patches, ...]
     eps: tuple[float, ...]
     mean_readout: bool
 
@@ -53,26 +64,31 @@ class ClosedEncoder:
         """Names as in `WithClassifier`; a head is passed over."""
         signs = signs_of(weights)
         w = laid_out(flipped(weights, signs))
-        first = stem(self.patches, *block_of(w, 0), self.eps[0])
+        first = [stem(p, *block_of(w, 0), self.eps[0]) for p in self.patches]
         blocks: list[Block] = []
-        out = first.normed.out
+        out = tuple(k.normed.out for k in first)
         for i in range(1, DEPTH):
             blocks.append(block(out, *block_of(w, i), self.eps[i]))
-            out = blocks[-1].normed.out
-        return Encoded(self.read(out), first, blocks, signs)
+            out = (blocks[-1].normed.out,)
+        return Encoded(self.read(out[0]), first, blocks, signs)
 
-    def backward(self, e: Encoded, df: Tensor) -> tuple[Params, list[Slope], list[Tensor]]:
-        """From df [B D]: the gradient by name, and every block's slope and (but the stem's) dz."""
+    def backward(self, e: Encoded, df: Tensor, keep: bool) -> tuple[Params, Slopes]:
+        """From df [B D]: the gradient by name, and the slopes; maps are left out unless they are to be kept."""
         found: Params = {}
         slopes: list[Slope] = []
-        dz: list[Tensor] = []
-        back = self.unread(df, e.blocks[-1].normed.out)
+        dz: list[Maps] = []
+        back: Maps = (self.unread(df, e.blocks[-1].normed.out),)
         for i in reversed(range(1, DEPTH)):
-            s, z, dw, back = block_back(e.blocks[i - 1], back)
+            s, z, dw, back = block_back(e.blocks[i - 1], back[0], keep)
             slopes, dz = [s, *slopes], [z, *dz]
             found |= named(i, dw, s)
-        s, dw = stem_back(e.stem, back)
-        return flipped(found | named(0, dw, s), e.signs), [s, *slopes], dz
+        first: list[Slope] = []
+        parts: list[Params] = []
+        for k, d in zip(e.stem, back, strict=True):
+            s, dw = stem_back(k, d)
+            parts.append(named(0, dw, s))
+            first += [s] if keep else []
+        return flipped(found | added(parts), e.signs), Slopes(first, slopes, dz)
 
     def read(self, out: Tensor) -> Tensor:
         """Features [B D] of the last map."""
@@ -96,6 +112,11 @@ def block_of(w: Params, i: int) -> tuple[Tensor, Tensor, Tensor]:
 def named(i: int, dw: Tensor, s: Any) -> Params:
     norm = f"encoder.blocks.{i}.norm"
     return {conv_name(i): dw, f"{norm}.weight": s.d_gamma.flatten(), f"{norm}.bias": s.d_beta.flatten()}
+
+
+def added(parts: list[Params]) -> Params:
+    """Gradients of parts of a batch, summed name by name."""
+    return {k: total([p[k] for p in parts]) for k in parts[0]}
 
 
 def signs_of(w: Params) -> dict[int, Tensor]:
@@ -144,7 +165,7 @@ class _Features(torch.autograd.Function):
             features = _step_by_step(ctx.encoder, x, dict(zip(_NAMES, weights, strict=True)))
             found = torch.autograd.grad(features, weights, grads[0], create_graph=True)
         else:
-            by_name, _, _ = ctx.encoder.backward(ctx.encoded, grads[0])
+            by_name, _ = ctx.encoder.backward(ctx.encoded, grads[0], keep=False)
             found = tuple(by_name[k] for k in _NAMES)
         return (None, None, None, *found)
 
@@ -214,12 +235,12 @@ def train_step_features(blocks: nn.ModuleList, x: Tensor, mean_readout: bool) ->
 @torch.no_grad()
 def _move(norms: Sequence[nn.BatchNorm2d], e: Encoded, weights: Params) -> None:
     for i, norm in enumerate(norms):
-        n: Normed = e.stem.normed if i == 0 else e.blocks[i - 1].normed
+        n: Normed = e.stem[0].normed if i == 0 else e.blocks[i - 1].normed
         mean, variance = n.mean.flatten(), n.rstd.flatten().pow(-2) - norm.eps
         if i in e.signs:
             mean = mean * e.signs[i]
         if i == 0:  # its pictures were moved by a constant
-            mean = mean + e.stem.patches.shift * weights[conv_name(0)].sum((1, 2, 3))
+            mean = mean + e.stem[0].patches.shift * weights[conv_name(0)].sum((1, 2, 3))
         assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
         norm.running_mean.lerp_(mean, norm.momentum)
         norm.running_var.lerp_(variance * (n.count / (n.count - 1)), norm.momentum)
