@@ -105,11 +105,10 @@ def patches(x: Tensor) -> tuple[Patches, ...]:
     zero keep the digits of small variances."""
     count, shift = x.numel() // x.shape[1], x.mean()
     found = [(_columns(part, shift), len(part)) for part in x.chunk(-(-count // _PART))]
-    mean = sum(columns.sum(1) for columns, _ in found) / count
-    square = sum(columns @ columns.t() for columns, _ in found) / count
+    mean = total([columns.sum(1) for columns, _ in found]) / count
+    covariance = total([columns @ columns.t() for columns, _ in found]) / count - torch.outer(mean, mean)
     height, width = x.shape[2:]
-    moments = torch.as_tensor(mean), torch.as_tensor(square - torch.outer(mean, mean))
-    return tuple(Patches(columns, (n, height, width), shift, *moments, count) for columns, n in found)
+    return tuple(Patches(columns, (n, height, width), shift, mean, covariance, count) for columns, n in found)
 
 
 def _columns(x: Tensor, shift: Tensor) -> Tensor:
