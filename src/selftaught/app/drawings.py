@@ -68,14 +68,15 @@ def line_panels(lines: Sequence[Line], alt: str) -> str:
     panels = list(dict.fromkeys(n.panel for n in lines))
     labels = list(dict.fromkeys(n.label for n in lines))
     wide, gap, top, high = 400.0, 70.0, 76.0 + 22 * ((len(labels) - 1) // 4), 240.0
+    step = max(200.0, 60 + _LETTER * max(map(len, labels)))
     body = Markup("")
     for n, label in enumerate(labels):
-        x, y = 24 + (n % 4) * 200.0, 24 + 22.0 * (n // 4)
+        x, y = 24 + (n % 4) * step, 24 + 22.0 * (n // 4)
         body += _stroke(n, [(x, y), (x + 30, y)]) + _marker(n, x + 15, y) + _text(x + 38, y + 5, label)
     for p, panel in enumerate(panels):
         mine = [n for n in lines if n.panel == panel]
         body += _panel(panel, mine, labels, 64 + p * (wide + gap), top, wide, high)
-    width = max(64 + len(panels) * (wide + gap) - gap + 24, 24 + 200.0 * min(4, len(labels)))
+    width = max(64 + len(panels) * (wide + gap) - gap + 24, 24 + step * min(4, len(labels)))
     return _svg(body, width, top + high + 60, alt)
 
 
