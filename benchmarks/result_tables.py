@@ -270,6 +270,27 @@ def streams() -> str:
     return "\n".join(lines(stored("stream")["rows"]))
 
 
+def streamed_shards() -> str:
+    """Own memory while WebDataset shards are decoded and trained from, and how fast that went."""
+    return "\n".join(lines(stored("stream")["shards"]["rows"]))
+
+
+def compiled() -> str:
+    """Steps under bfloat16 and under torch.compile against the same as they are."""
+    head = ["encoder", "bfloat16", "torch.compile", "its first step, processor s"]
+    return grid(head, [[net, *_compiled(found)] for net, found in stored("compile")["nets"].items()])
+
+
+def _compiled(found: Mapping[str, Any]) -> list[str]:
+    """Ratios with their range over the rounds, and a dash for what was not measured."""
+    ratios = [
+        f"{r['cpu_ratio']:.2f} ({r['cpu_ratio_range'][0]:.2f} to {r['cpu_ratio_range'][1]:.2f})" if r else "-"
+        for r in (found["bfloat16"], found.get("torch.compile"))
+    ]
+    first = found.get("first compiled step, s")
+    return [*ratios, "-" if first is None else f"{first:.0f}"]
+
+
 def claims() -> str:
     """The verdict of every stored claim."""
     found = [read_json(f) for f in sorted(Path(RESULTS).glob("claim_*.json"))]
