@@ -62,7 +62,7 @@ def pretrain(
         method: A name from `selftaught methods`.
         set: Options of the method as name=value, for example inner_steps=3 temperature=0.1.
         encoder: conv4, resnet12, resnet18 or vit; timm:NAME, openclip:NAME or hf:NAME, with =FILE.safetensors,
-            =download or =random after it; path:FOLDER_OR_FILE.
+            =download or =random after it; path:FOLDER_OR_FILE. "+lora8" at the end trains low-rank adapters only.
         size: Pictures are scaled and cropped to this many pixels square.
         channels: 3 for colour, 1 for grey.
         views: How pictures are changed to make views; auto looks at them and says what it chose.

@@ -189,11 +189,13 @@ class _Adjoint(torch.autograd.Function):
         current, outer = list(tensors[:count]), tensors[count:]
         trail: list[Tensor] = []
         ctx.products, ctx.count, ctx.tapes = products, count, []
-        for _ in range(steps):
+        # One block for each weight: kept singly between maps that come and go, they leave holes.
+        room = [_rows_like(w, steps) for w in current]
+        for t in range(steps):
             slope, tape = products.slope(current, outer)
             trail += current
             ctx.tapes.append(tape)
-            current = [w - rate * g for w, g in zip(current, slope, strict=True)]
+            current = [torch.sub(w, rate * g, out=r[t]) for w, g, r in zip(current, slope, room, strict=True)]
         ctx.save_for_backward(rate, *outer, *trail)
         return tuple(current)
 
@@ -218,6 +220,12 @@ class _Adjoint(torch.autograd.Function):
                 if p is not None:
                     d_outer[i] = -rate * p if d_outer[i] is None else d_outer[i] - rate * p
         return (None, None, None, d_rate, *costate, *d_outer)
+
+
+def _rows_like(w: Tensor, rows: int) -> Tensor:
+    """Uninitialised [rows *w.shape]; each row has the memory layout that a result computed from `w` would have."""
+    one = torch.empty_like(w)
+    return one.new_empty_strided((rows, *one.shape), (one.numel(), *one.stride()))
 
 
 @dataclass(frozen=True)

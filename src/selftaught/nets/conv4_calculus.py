@@ -281,6 +281,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _by_parts(k: Block, pooled: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """x, z, and of every part what belongs to it of `pooled` and the indices."""
+    if len(k.z) == 1:
+        return iter([(k.x[0], k.z[0], pooled, k.index)])
     sizes = [len(z) for z in k.z]
     return zip(k.x, k.z, pooled.split(sizes), k.index.split(sizes), strict=True)
 
