@@ -8,6 +8,7 @@ from selftaught.core.errors import ConfigError
 from selftaught.core.functional import params_of
 from selftaught.core.precision import encoding, has_bfloat16
 from selftaught.core.types import Examples, Method, Task
+from selftaught.learners.projector import AnyNet
 from selftaught.methods.bmssl import BMSSL
 from selftaught.methods.byol import BYOL
 from selftaught.methods.protoclr import ProtoCLR
@@ -107,7 +108,7 @@ def test_bmssl_lowers_the_encoder_and_neither_level(monkeypatch: pytest.MonkeyPa
     with encoding("bfloat16", CPU):
         h, _ = shared_features(net, params, slow, x.flatten(0, 1), "head")
     own, moving = adapted_part(net, leaves, "head")
-    loss, _ = method.one_task(own, moving, h.float()[:12], h.float()[12:], 6)
+    loss, _ = method.levels(AnyNet(own), moving, h.float()[:12], h.float()[12:], 6)
     slopes = torch.autograd.grad(loss, list(moving.values()))
     assert torch.allclose(loss, low, atol=1e-6)
     assert all(torch.allclose(g, rounded[k], rtol=1e-4, atol=1e-6) for k, g in zip(moving, slopes, strict=True))
