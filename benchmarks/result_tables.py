@@ -184,6 +184,36 @@ def contests() -> str:
     return grid(["work", "learn2learn", "selftaught", "ratio of time", "ratio of memory"], rows)
 
 
+def growth() -> str:
+    """Time and peak memory of a meta-step with many tasks over those with few."""
+    (curve,) = stored("maml_tasks")["curves"]
+    names = {"learn2learn": PEERS["learn2learn"], "selftaught": PEERS["selftaught"]}
+    names["fused-remat, threads"] = PEERS["fused-remat, threads"]
+    rows = [
+        [names[k], f"{v['wall_s']:.1f}", f"{v['peak_mib']:.2f}"] for k, v in curve["growth"].items() if k in names
+    ]
+    few, many = curve["values"]
+    return grid([f"T = {many} over T = {few}", "time", "peak memory"], rows)
+
+
+def first_steps() -> str:
+    """Processor seconds from the start of Python, medians over processes."""
+    rows = stored("first_step")["rows"]
+    return grid(
+        ["method", *rows[0]["cpu"]], [[r["method"], *(f"{v:.2f}" for v in r["cpu"].values())] for r in rows]
+    )
+
+
+def prefetched() -> str:
+    """Training with batches drawn beside the steps against without, by the clock."""
+    rows = stored("prefetch")["rows"]
+    cells = (
+        [r["variant"], f"{r['wall_s']:.2f}", f"{r['wall_ratio']:.2f} {_span(r['wall_ratio_interval'])}"]
+        for r in rows
+    )
+    return grid(["batches ahead", "seconds", "ratio"], list(cells))
+
+
 def _work(found: Mapping[str, Any]) -> str:
     s = found["shape"]
     size = f"{s['size']}x{s['size']}" + ("" if s["channels"] == 1 else f"x{s['channels']}")
